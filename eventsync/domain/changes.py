@@ -1,0 +1,100 @@
+"""A change: what one event or one read says about one record, and how it is ordered against all others.
+
+The order is total and never asks our clock alone, so that applying takes a maximum and any permutation,
+duplication or delay of the same changes ends in the same rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+
+from eventsync.domain.connections import ConnectionId
+from eventsync.domain.records import AppointmentExtras, Content, RecordKind
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EntityRef:
+    """Which record: a vendor's id is unique within its connection and kind only."""
+
+    connection_id: ConnectionId
+    kind: RecordKind
+    external_id: str
+
+
+class Source(IntEnum):
+    """Where a change was read; at the same vendor time the richer source wins."""
+
+    WEBHOOK = 1
+    API = 2
+
+
+class Authority(IntEnum):
+    """Which of the vendor's records speaks, where two of them carry the same fields."""
+
+    MENTION = 0  # an appointment that names its client
+    RECORD = 1  # the record itself
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """A change's place in the total order; the fields compare from the first to the last.
+
+    `position` is the vendor's modification time in Unix milliseconds or, for kinds without one, a per-entity
+    sequence number taken before the read. `read_began_ms` is 0 for a webhook: a delay on its way must not
+    change its place. `mapping_version` lets a newer release's reading of the same content replace an older one.
+    """
+
+    authority: Authority
+    position: int
+    deleted: bool
+    source: Source
+    read_began_ms: int
+    mapping_version: int
+    content_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """The record looked like this at `version`. `extras` are given by the richest source only."""
+
+    entity: EntityRef
+    version: Version
+    content: Content
+    extras: AppointmentExtras | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """The vendor said explicitly that the record is gone; `content` is its last state where it was sent."""
+
+    entity: EntityRef
+    version: Version
+    content: Content | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """One complete, error-free enumeration of [window_from, window_to) that began at `read_began_ms` lacked it.
+
+    Weaker than a delete: it counts only where the record is older than the read by `margin_ms`, lies in the
+    window, and was not seen by a later read.
+    """
+
+    entity: EntityRef
+    read_began_ms: int
+    window_from: datetime
+    window_to: datetime
+    margin_ms: int = 300_000
+
+
+@dataclass(frozen=True, slots=True)
+class Refetch:
+    """The event only names the record; what it looks like must be read from the vendor's API."""
+
+    entity: EntityRef
+
+
+Change = Upsert | Delete | Absence | Refetch
+RecordChange = Upsert | Delete | Absence
