@@ -1,0 +1,173 @@
+-- The unfinished events: from the INSERT at the door to the DELETE at the end.
+
+-- name: store
+-- An event that is already there (a commit whose outcome was unknown, tried again) is left alone, and so is its
+-- place in the queue, which it may have left by now.
+WITH incoming AS (
+    SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::text[], $5::text[], $6::uuid[],
+                         $7::bytea[], $8::bytea[], $9::int[], $10::smallint[], $11::text[])
+        AS i(id, received_at, connection_id, vendor, source, caused_by, headers_sealed, body_sealed, body_bytes,
+             lane, parked_reason)
+), stored AS (
+    INSERT INTO events (id, received_at, connection_id, vendor, source, caused_by, headers_sealed, body_sealed, body_bytes)
+    SELECT id, received_at, connection_id, vendor, source, caused_by, headers_sealed, body_sealed, body_bytes FROM incoming
+    ON CONFLICT DO NOTHING
+    RETURNING id
+)
+INSERT INTO event_queue (event_id, received_at, connection_id, vendor, source, caused_by, lane, status, reason, available_at)
+SELECT id, received_at, connection_id, vendor, source, caused_by, lane,
+       CASE WHEN parked_reason IS NULL THEN 'pending' ELSE 'parked' END, parked_reason, received_at
+FROM incoming JOIN stored USING (id);
+
+-- name: claim_due
+-- Each work class and lane has a bounded window in flight: what does not fit waits here, where it is safe and in order.
+SELECT q.event_id, c.work, c.lane
+FROM unnest($1::text[], $2::smallint[], $3::int[]) AS c(work, lane, flight_window)
+CROSS JOIN LATERAL (
+    SELECT event_id FROM event_queue
+    WHERE status = 'pending' AND work = c.work AND lane = c.lane AND available_at <= $4
+    ORDER BY available_at, event_id
+    LIMIT least($5::int, greatest(0, c.flight_window - (
+        SELECT count(*) FROM event_queue f WHERE f.status = 'published' AND f.work = c.work AND f.lane = c.lane
+    )))
+    FOR UPDATE SKIP LOCKED
+) q;
+
+-- name: mark_published
+UPDATE event_queue SET status = 'published', published_at = $2, publishes = publishes + 1
+WHERE event_id = ANY($1::uuid[]);
+
+-- name: next_due_at
+-- When the relay should look next although nobody has called: the earliest of the classes that have room.
+SELECT min(q.available_at)
+FROM unnest($1::text[], $2::smallint[], $3::int[]) AS c(work, lane, flight_window)
+CROSS JOIN LATERAL (
+    SELECT available_at FROM event_queue
+    WHERE status = 'pending' AND work = c.work AND lane = c.lane
+    ORDER BY available_at LIMIT 1
+) q
+WHERE c.flight_window > (
+    SELECT count(*) FROM event_queue f WHERE f.status = 'published' AND f.work = c.work AND f.lane = c.lane
+);
+
+-- name: republish_lost
+-- Only a bounded window is in flight, so age means lost; the wait doubles with each publish, so that a long stop of
+-- all consumers does not fill the broker with copies.
+UPDATE event_queue SET status = 'pending', available_at = $1
+WHERE status = 'published'
+  AND published_at < $1 - least(make_interval(secs => $2 * power(2, publishes - 1)), interval '1 hour');
+
+-- name: republish_all
+-- The bus has lost its queues (or its process): everything in flight goes out again, oldest first.
+UPDATE event_queue SET status = 'pending' WHERE status = 'published';
+
+-- name: return_expired_leases
+UPDATE event_queue SET status = 'pending', available_at = $1, leased_until = NULL
+WHERE status = 'running' AND leased_until < $1;
+
+-- name: begin_attempts
+-- Attempts are counted before they are made. A row that still carries the start of an earlier attempt was in the
+-- hands of a consumer that died; `$2` names those which this very process let go when the database went away.
+-- A due pending row is taken as well: its relay may not have committed yet, and this waits until it has.
+UPDATE event_queue q
+SET attempts = q.attempts + CASE WHEN q.event_id = ANY($2::uuid[]) THEN 0 ELSE 1 END, attempt_started_at = $3
+FROM event_queue earlier
+JOIN events e ON e.received_at = earlier.received_at AND e.id = earlier.event_id
+WHERE q.event_id = ANY($1::uuid[]) AND earlier.event_id = q.event_id AND q.work = 'apply'
+  AND (q.status = 'published' OR (q.status = 'pending' AND q.available_at <= $3))
+RETURNING q.event_id, q.received_at, q.connection_id, q.vendor, q.attempts, e.headers_sealed, e.body_sealed,
+          earlier.attempt_started_at IS NOT NULL AND NOT q.event_id = ANY($2::uuid[]) AS is_suspect;
+
+-- name: finish
+WITH ended AS (
+    SELECT * FROM jsonb_to_recordset($1::jsonb) AS f(
+        event_id uuid, event_type text, entity_kind text, entity_id text, entity_version bigint,
+        outcome text, reason text, changed_fields text[])
+), gone AS (
+    DELETE FROM event_queue q USING ended WHERE q.event_id = ended.event_id
+    RETURNING q.event_id, q.received_at, q.connection_id, q.vendor, q.source, q.caused_by, q.attempts
+)
+INSERT INTO event_history (event_id, received_at, connection_id, vendor, source, caused_by, event_type, entity_kind,
+                           entity_id, entity_version, outcome, reason, changed_fields, attempts, finished_at)
+SELECT gone.event_id, gone.received_at, gone.connection_id, gone.vendor, gone.source, gone.caused_by, ended.event_type,
+       ended.entity_kind, ended.entity_id, ended.entity_version, ended.outcome, ended.reason, ended.changed_fields,
+       gone.attempts, $2
+FROM gone JOIN ended USING (event_id);
+
+-- name: park
+UPDATE event_queue q
+SET status = 'parked', reason = p.reason, error = p.error, attempt_started_at = NULL, leased_until = NULL,
+    event_type = coalesce(p.event_type, q.event_type)
+FROM jsonb_to_recordset($1::jsonb) AS p(event_id uuid, reason text, error text, event_type text)
+WHERE q.event_id = p.event_id AND q.status <> 'parked'
+RETURNING q.event_id;
+
+-- name: hand_to_refetch
+UPDATE event_queue q
+SET work = 'refetch', status = 'pending', available_at = $2, attempts = 0, attempt_started_at = NULL,
+    event_type = r.event_type, entity_kind = r.entity_kind, entity_id = r.entity_id
+FROM jsonb_to_recordset($1::jsonb) AS r(event_id uuid, event_type text, entity_kind text, entity_id text)
+WHERE q.event_id = r.event_id AND q.status <> 'parked' AND q.work = 'apply'
+RETURNING q.event_id, pg_notify('eventsync_queue', '');
+
+-- name: retry_later
+UPDATE event_queue
+SET status = 'pending', available_at = $2, error = $3, attempt_started_at = NULL, leased_until = NULL,
+    attempts = attempts - CASE WHEN $4::boolean THEN 0 ELSE 1 END
+WHERE event_id = ANY($1::uuid[]) AND status <> 'parked';
+
+-- name: lease_refetch
+-- One read at a time per record, its sequence number taken before the read. Nothing comes back while another
+-- worker holds the record or the event is no longer waiting.
+WITH wanted AS (
+    SELECT event_id, connection_id, entity_kind, entity_id FROM event_queue
+    WHERE event_id = $1 AND work = 'refetch' AND (status = 'published' OR (status = 'pending' AND available_at <= $2))
+    FOR UPDATE
+), reading AS (
+    INSERT INTO record_reads AS r (connection_id, kind, external_id, sequence, leased_until)
+    SELECT connection_id, entity_kind, entity_id, 1, $3 FROM wanted
+    ON CONFLICT (connection_id, kind, external_id) DO UPDATE
+        SET sequence = r.sequence + 1, leased_until = excluded.leased_until
+        WHERE r.leased_until < $2
+    RETURNING sequence
+)
+UPDATE event_queue q
+SET status = 'running', leased_until = $3, attempts = attempts + 1, attempt_started_at = $2
+FROM wanted, reading
+WHERE q.event_id = wanted.event_id
+RETURNING q.event_id, q.received_at, q.connection_id, q.vendor, q.entity_kind, q.entity_id, q.event_type, q.attempts,
+          reading.sequence;
+
+-- name: end_read
+UPDATE record_reads SET leased_until = '-infinity'
+WHERE connection_id = $1 AND kind = $2 AND external_id = $3 AND sequence = $4;
+
+-- name: covered_by_read
+-- Every event that named this record before the read began is answered by the read.
+SELECT event_id, event_type FROM event_queue
+WHERE work = 'refetch' AND connection_id = $1 AND entity_kind = $2 AND entity_id = $3
+  AND received_at < $4 AND status <> 'parked';
+
+-- name: still_waiting
+SELECT status, reason, attempts FROM event_queue WHERE event_id = $1;
+
+-- name: count_dead_letter
+-- A dead letter that was never attempted only shared its consumer's fate; it gets its own chances, counted.
+UPDATE event_queue
+SET attempts = attempts + 1, status = 'pending', available_at = $2, attempt_started_at = $2
+WHERE event_id = $1 AND status IN ('published', 'pending')
+RETURNING attempts;
+
+-- name: unpark
+UPDATE event_queue
+SET status = 'pending', available_at = $2, attempts = 0, publishes = 0, attempt_started_at = NULL, reason = NULL,
+    error = NULL, lane = $3
+WHERE event_id = $1 AND status = 'parked'
+RETURNING event_id, pg_notify('eventsync_queue', '');
+
+-- name: measure
+SELECT work, lane, status, count(*) AS count, min(received_at) AS oldest_received_at
+FROM event_queue WHERE status <> 'parked' GROUP BY work, lane, status
+UNION ALL
+SELECT work, lane, status, count(*), min(received_at)
+FROM event_queue WHERE status = 'parked' GROUP BY work, lane, status;
