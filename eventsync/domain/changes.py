@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
+from struct import Struct
 
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.records import AppointmentExtras, Content, RecordKind
@@ -53,6 +54,28 @@ class Version:
     read_began_ms: int
     mapping_version: int
     content_hash: bytes
+
+    def to_bytes(self) -> bytes:
+        """Write the version so that bytes sort as versions do, for one column that PostgreSQL can compare."""
+        numbers = (self.authority, self.position, self.deleted, self.source, self.read_began_ms, self.mapping_version)
+        return _VERSION.pack(*numbers) + self.content_hash
+
+    @classmethod
+    def from_bytes(cls, packed: bytes) -> Version:
+        """Read what `to_bytes` wrote."""
+        authority, position, deleted, source, read_began_ms, mapping_version = _VERSION.unpack_from(packed)
+        return cls(
+            authority=Authority(authority),
+            position=position,
+            deleted=deleted,
+            source=Source(source),
+            read_began_ms=read_began_ms,
+            mapping_version=mapping_version,
+            content_hash=packed[_VERSION.size :],
+        )
+
+
+_VERSION = Struct(">BQ?BQI")  # big-endian and unsigned: the bytes sort as the numbers do
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Where a request waits while Postgres is away: a sealed, fsynced SQLite file beside the door."""

@@ -1,0 +1,23 @@
+-- What all kinds of records share: evidence of absence, and the news of what changed.
+
+-- name: load_absences
+SELECT a.* FROM record_absences a
+JOIN unnest($1::uuid[], $2::text[], $3::text[]) AS k(connection_id, kind, external_id)
+    USING (connection_id, kind, external_id);
+
+-- name: insert_absences
+INSERT INTO record_absences (connection_id, kind, external_id, read_began_at, window_from, window_to, margin_ms)
+SELECT connection_id, kind, external_id, read_began_at, window_from, window_to, margin_ms
+FROM jsonb_populate_recordset(NULL::record_absences, $1::jsonb)
+ON CONFLICT DO NOTHING;
+
+-- name: insert_news
+INSERT INTO change_outbox (connection_id, kind, record_id, external_id, position, deleted, event_id, created_at)
+SELECT connection_id, kind, record_id, external_id, position, deleted, event_id, $2
+FROM jsonb_populate_recordset(NULL::change_outbox, $1::jsonb);
+
+-- name: take_news
+DELETE FROM change_outbox WHERE id IN (
+    SELECT id FROM change_outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+RETURNING id, connection_id, kind, record_id, external_id, position, deleted, event_id;
