@@ -1,0 +1,252 @@
+"""The one write path: webhook, sweep, manual sync and import change records through `RecordWriter.write`.
+
+Rows are locked in key order, merged by the domain's rules, and written at most once each, whatever the number of
+changes; who loses the race to insert a row loads it and merges again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from eventsync.crypto import Keyring
+from eventsync.domain.changes import Absence, EntityRef, RecordChange
+from eventsync.domain.events import EventId, Outcome
+from eventsync.domain.merging import Merged, RecordState, changed_fields, merge
+from eventsync.domain.records import RecordKind, patient_id_of, record_id_of
+from eventsync.postgres.database import Session
+from eventsync.postgres.record_rows import (
+    AppointmentTable,
+    DocumentTable,
+    PatientTable,
+    RecordTable,
+    milliseconds,
+    moment,
+    shared_columns,
+)
+from eventsync.postgres.statements import load_statements
+
+
+@dataclass(frozen=True, slots=True)
+class _Sql:
+    load_absences: str
+    insert_absences: str
+    insert_news: str
+    take_news: str
+
+
+SQL = load_statements(_Sql, "records.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class EventChange:
+    """A change and the event that brought it; `event_id` is None for a read that no event asked for."""
+
+    event_id: EventId | None
+    change: RecordChange
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What other teams are told of a record that changed: ids and version only."""
+
+    connection_id: UUID
+    kind: RecordKind
+    record_id: UUID
+    external_id: str
+    position: int
+    deleted: bool
+    event_id: UUID | None
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What one batch does to one record."""
+
+    before: RecordState
+    after: RecordState
+    exists: bool
+    applied_event_id: EventId | None = None
+
+    @property
+    def visible_change(self) -> bool:
+        return bool(changed_fields(self.before, self.after))
+
+
+class RecordWriter:
+    """Applies changes to the records, inside a transaction of the caller's."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._tables: tuple[RecordTable, ...] = (PatientTable(), AppointmentTable(), DocumentTable(keyring))
+
+    async def write(self, session: Session, changes: Sequence[EventChange], now: datetime) -> list[Merged]:
+        """Apply `changes` and tell, in their order, what each of them did.
+
+        Tables are written in one fixed order and rows in key order, so that writers rarely wait in a circle.
+        """
+        results: dict[int, Merged] = {}
+        await self._keep_absences(session, [entry.change for entry in changes])
+        news: list[News] = []
+        for table in self._tables:
+            mine = [(place, entry) for place, entry in enumerate(changes) if entry.change.entity.kind in table.kinds]
+            if mine:
+                news += await self._write_table(session, table, mine, results, now)
+        if news:
+            await session.execute(SQL.insert_news, orjson.dumps(news).decode(), now)
+        return [results[place] for place in range(len(changes))]
+
+    async def _write_table(
+        self,
+        session: Session,
+        table: RecordTable,
+        changes: Sequence[tuple[int, EventChange]],
+        results: dict[int, Merged],
+        now: datetime,
+    ) -> list[News]:
+        waiting: dict[EntityRef, list[tuple[int, EventChange]]] = defaultdict(list)
+        for place, entry in changes:
+            waiting[entry.change.entity].append((place, entry))
+        written: dict[EntityRef, _Plan] = {}
+        while waiting:
+            plans = await self._plan(session, table, waiting, results)
+            lost = await self._write_rows(session, table, plans, now)
+            written |= {ref: plan for ref, plan in plans.items() if ref not in lost}
+            waiting = defaultdict(list, {ref: waiting[ref] for ref in lost})
+        changed = {ref: plan for ref, plan in written.items() if plan.visible_change}
+        if table.projection is not None and changed:
+            await session.execute(table.projection, *table.keys(sorted(changed)), now)
+        return [_news(ref, plan) for ref, plan in sorted(changed.items(), key=lambda item: item[0])]
+
+    async def _plan(
+        self,
+        session: Session,
+        table: RecordTable,
+        waiting: Mapping[EntityRef, Sequence[tuple[int, EventChange]]],
+        results: dict[int, Merged],
+    ) -> dict[EntityRef, _Plan]:
+        states = await self._load(session, table, sorted(waiting))
+        plans = {}
+        for ref in sorted(waiting):
+            state, exists = states[ref]
+            plan = _Plan(before=state, after=state, exists=exists)
+            for place, entry in waiting[ref]:
+                results[place] = merged = merge(plan.after, entry.change)
+                plan.after = merged.state
+                if merged.outcome is Outcome.APPLIED:
+                    plan.applied_event_id = entry.event_id
+            plans[ref] = plan
+        return plans
+
+    async def _load(
+        self, session: Session, table: RecordTable, refs: Sequence[EntityRef]
+    ) -> dict[EntityRef, tuple[RecordState, bool]]:
+        absences = await _load_absences(session, refs)
+        states = {ref: (RecordState(absences=absences.get(ref, frozenset())), False) for ref in refs}
+        for row in await session.fetch(table.sql.load, *table.keys(refs)):
+            ref = table.ref(row)
+            core, extras = table.held(row)
+            seen_ms = 0 if row["seen_at"] is None else milliseconds(row["seen_at"])
+            states[ref] = (RecordState(core, extras, seen_ms, absences.get(ref, frozenset())), True)
+        return states
+
+    async def _write_rows(
+        self, session: Session, table: RecordTable, plans: Mapping[EntityRef, _Plan], now: datetime
+    ) -> set[EntityRef]:
+        """Write the rows whose state moved; answer the records that someone else inserted in the meantime."""
+        moved = {ref: plan for ref, plan in plans.items() if plan.after != plan.before and plan.after.core is not None}
+        updates = [_row(table, ref, plan, now) for ref, plan in moved.items() if plan.exists]
+        if updates:
+            await session.execute(table.sql.update, _json(updates), now)
+        inserts = {ref: _row(table, ref, plan, now) for ref, plan in moved.items() if not plan.exists}
+        if not inserts:
+            return set()
+        rows = await session.fetch(table.sql.insert, _json(list(inserts.values())), now)
+        return inserts.keys() - {table.ref(row) for row in rows}
+
+    async def _keep_absences(self, session: Session, changes: Sequence[RecordChange]) -> None:
+        rows = [_absence_row(change) for change in changes if isinstance(change, Absence)]
+        if rows:
+            await session.execute(SQL.insert_absences, _json(rows))
+
+
+async def take_news(session: Session, at_most: int) -> list[News]:
+    """Take the oldest news out of the outbox, inside a transaction that ends once the bus has confirmed them."""
+    rows = await session.fetch(SQL.take_news, at_most)
+    return [
+        News(
+            connection_id=row["connection_id"],
+            kind=RecordKind(row["kind"]),
+            record_id=row["record_id"],
+            external_id=row["external_id"],
+            position=row["position"],
+            deleted=row["deleted"],
+            event_id=row["event_id"],
+        )
+        for row in sorted(rows, key=lambda row: row["id"])
+    ]
+
+
+async def _load_absences(session: Session, refs: Sequence[EntityRef]) -> dict[EntityRef, frozenset[Absence]]:
+    keys = [ref.connection_id for ref in refs], [ref.kind.value for ref in refs], [ref.external_id for ref in refs]
+    found: dict[EntityRef, set[Absence]] = defaultdict(set)
+    for row in await session.fetch(SQL.load_absences, *keys):
+        ref = EntityRef(row["connection_id"], RecordKind(row["kind"]), row["external_id"])
+        read_began_ms = milliseconds(row["read_began_at"])
+        found[ref].add(Absence(ref, read_began_ms, row["window_from"], row["window_to"], row["margin_ms"]))
+    return {ref: frozenset(absences) for ref, absences in found.items()}
+
+
+def _absence_row(absence: Absence) -> dict[str, Any]:
+    return {
+        "connection_id": absence.entity.connection_id,
+        "kind": absence.entity.kind.value,
+        "external_id": absence.entity.external_id,
+        "read_began_at": moment(absence.read_began_ms),
+        "window_from": absence.window_from,
+        "window_to": absence.window_to,
+        "margin_ms": absence.margin_ms,
+    }
+
+
+def _row(table: RecordTable, ref: EntityRef, plan: _Plan, now: datetime) -> dict[str, Any]:
+    row = shared_columns(ref, plan.after) | table.columns(ref, plan.after)
+    if plan.visible_change:
+        row |= {"changed_at": now, "applied_event_id": plan.applied_event_id}
+    return row
+
+
+def _news(ref: EntityRef, plan: _Plan) -> News:
+    if plan.after.core is None:
+        raise ValueError("a record without a version cannot have changed")
+    if ref.kind is RecordKind.PATIENT:
+        record_id = patient_id_of(ref.connection_id, ref.external_id)
+    else:
+        record_id = record_id_of(ref.connection_id, ref.kind, ref.external_id)
+    return News(
+        connection_id=ref.connection_id,
+        kind=ref.kind,
+        record_id=record_id,
+        external_id=ref.external_id,
+        position=plan.after.core.version.position,
+        deleted=plan.after.deleted_at_ms is not None,
+        event_id=plan.applied_event_id,
+    )
+
+
+def _json(rows: Sequence[Mapping[str, Any]]) -> str:
+    return orjson.dumps(rows, default=_column).decode()
+
+
+def _column(value: object) -> str:
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not a column's value")
