@@ -1,0 +1,122 @@
+"""`eventsync sandbox`: a pretend vendor in the foreground, until it is interrupted."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import click
+
+from eventsync.sandbox.faults import Faults
+from eventsync.sandbox.options import DEFAULT_API_KEY, SandboxOptions
+from eventsync.sandbox.quota import QuotaLimits
+from eventsync.sandbox.serving import VENDORS, serve
+from eventsync.sandbox.state import StateError
+
+
+class _FaultsType(click.ParamType[Faults]):
+    name = "NAME=NUMBER,…"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Faults:
+        if isinstance(value, Faults):
+            return value
+        try:
+            return Faults.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _TargetType(click.ParamType[tuple[str, str]]):
+    name = "KIND=URL"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        kind, separator, url = str(value).partition("=")
+        if not separator or not url.startswith(("http://", "https://")):
+            self.fail("write it as KIND=URL, for example appointment=http://127.0.0.1:8080/…", param, ctx)
+        return kind, url
+
+
+@click.command("sandbox")
+@click.option("--vendor", type=click.Choice(VENDORS), default="intakeq", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="0: a free one.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed invents the same practice.")
+@click.option("--clients", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--appointments", type=click.IntRange(0), default=1_000, show_default=True)
+@click.option("--rate", "rate_per_s", type=click.FloatRange(0), default=1.0, show_default=True,
+              help="Actions per second; 0 leaves the practice quiet.")  # fmt: skip
+@click.option("--silent-share", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True,
+              help="Share of the actions that send no webhook.")  # fmt: skip
+@click.option("--speed", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
+              help="How fast the sandbox's clock runs.")  # fmt: skip
+@click.option("--faults", type=_FaultsType(), default=Faults(),
+              help="For example drop=0.03,duplicate=0.2,delay=0.05,reorder=0.2,api_error=0.01.")  # fmt: skip
+@click.option("--quota-per-minute", type=click.IntRange(0), default=10, show_default=True, help="0: none.")
+@click.option("--quota-per-day", type=click.IntRange(0), default=500, show_default=True, help="0: none.")
+@click.option("--api-key", default=DEFAULT_API_KEY, show_default=True)
+@click.option("--practice-id", help="24 hex digits; derived from the seed when left out.")
+@click.option("--webhook-url", "targets", type=_TargetType(), multiple=True,
+              help="Where webhooks of a kind (appointment, intake, note, invoice) go; may be repeated.")  # fmt: skip
+@click.option("--state", "state_path", type=click.Path(dir_okay=False, path_type=Path),
+              help="A file that keeps the practice across restarts.")  # fmt: skip
+def sandbox_command(  # noqa: PLR0913  one argument an option
+    *,
+    vendor: str,
+    host: str,
+    port: int,
+    seed: int,
+    clients: int,
+    appointments: int,
+    rate_per_s: float,
+    silent_share: float,
+    speed: float,
+    faults: Faults,
+    quota_per_minute: int,
+    quota_per_day: int,
+    api_key: str,
+    practice_id: str | None,
+    targets: tuple[tuple[str, str], ...],
+    state_path: Path | None,
+) -> None:
+    """Run a pretend vendor with invented data: its API, its webhooks, its quirks, and faults on request.
+
+    Its own control API lies under /_sandbox/. Stop it with Ctrl-C.
+    """
+    options = SandboxOptions(
+        vendor=vendor,
+        host=host,
+        port=port,
+        seed=seed,
+        clients=clients,
+        appointments=appointments,
+        api_key=api_key,
+        practice_id=practice_id,
+        speed=speed,
+        faults=faults,
+        quota=QuotaLimits(per_minute=quota_per_minute or None, per_day=quota_per_day or None),
+        webhook_targets=dict(targets),
+        rate_per_s=rate_per_s,
+        silent_share=silent_share,
+        state_path=state_path,
+    )
+    try:
+        asyncio.run(_serve_until_signal(options))
+    except (ValueError, StateError) as error:
+        raise click.UsageError(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"cannot serve on {host}:{port}: {error.strerror}") from error
+
+
+async def _serve_until_signal(options: SandboxOptions) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with serve(options) as running:
+        click.echo(f"API          {running.api_url}")
+        click.echo(f"API key      {running.api_key}")
+        click.echo(f"practice id  {running.practice_id}")
+        click.echo(f"control      {running.control_url}")
+        await stop.wait()
+        click.echo("stopping")

@@ -1,0 +1,191 @@
+"""Sends webhooks as the vendor does: one POST each, no second try, with the faults that were asked for.
+
+Even without faults, several POSTs run at once, so arrivals may swap places; `concurrency` 1 keeps the order.
+"""
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+
+from eventsync.sandbox.faults import Copy, Faults, plan_copies
+from eventsync.sandbox.signing import Signing
+from eventsync.sandbox.stats import Stats
+from eventsync.sandbox.vendor import Webhook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SenderLimits:
+    """How many POSTs at once, how many may wait before `room` blocks, how long an answer may take."""
+
+    concurrency: int = 32
+    backlog: int = 2_000
+    connect_timeout_s: float = 5.0
+    answer_timeout_s: float = 20.0
+
+
+class WebhookSender:
+    """Takes webhooks in the order of the changes and POSTs them to the URL of their kind."""
+
+    def __init__(  # noqa: PLR0913  the parts are independent and all explicit
+        self,
+        *,
+        targets: Mapping[str, str],
+        faults: Faults,
+        rng: random.Random,
+        stats: Stats,
+        signing: Signing | None = None,
+        limits: SenderLimits | None = None,
+    ) -> None:
+        self.targets = dict(targets)
+        self.faults = faults
+        self._rng = rng
+        self._stats = stats
+        self._signing = signing
+        self._limits = limits or SenderLimits()
+        self._ready: asyncio.Queue[Webhook] = asyncio.Queue()
+        self._held: list[tuple[int, int, Webhook]] = []  # heap: goes out after this many webhooks
+        self._delayed: list[tuple[float, int, Webhook]] = []  # heap: goes out at this loop time
+        self._taken = 0
+        self._tie_break = itertools.count()
+        self._hold_until_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._unanswered = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+
+    @property
+    def unanswered(self) -> int:
+        """Copies taken but not yet answered or given up, waiting ones included."""
+        return self._unanswered
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the sending tasks alive; on leaving, what was not yet sent is abandoned and counted."""
+        timeout = aiohttp.ClientTimeout(
+            total=self._limits.answer_timeout_s, sock_connect=self._limits.connect_timeout_s
+        )
+        connector = aiohttp.TCPConnector(limit=self._limits.concurrency)
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            workers = [group.create_task(self._send_for_ever(session)) for _ in range(self._limits.concurrency)]
+            try:
+                yield
+            finally:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._stats.abandoned += self._unanswered
+                for worker in workers:
+                    worker.cancel()
+
+    def take(self, webhook: Webhook) -> None:
+        """Plan one webhook's copies by the faults and queue them; a dropped one is only counted."""
+        self._stats.webhooks[webhook.event] += 1
+        copies = plan_copies(self.faults, self._rng)
+        self._taken += 1
+        if webhook.kind not in self.targets:
+            self._stats.untargeted += 1
+        elif not copies:
+            self._stats.dropped += 1
+        else:
+            self._stats.duplicated += len(copies) - 1
+            self._stats.delayed += copies[0].delay_s > 0
+            self._stats.reordered += copies[0].overtaken_by > 0
+            for copy in copies:
+                self._queue(webhook, copy)
+        self._release_overtaken()
+        self._arm()
+
+    async def room(self) -> None:
+        """Wait until the backlog is short enough for more."""
+        await self._has_room.wait()
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait until every copy, late ones included, is answered or given up; False when that took too long."""
+        self.flush_held()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def flush_held(self) -> None:
+        """Send now what was waiting to be overtaken."""
+        while self._held:
+            self._ready.put_nowait(heapq.heappop(self._held)[2])
+
+    def _queue(self, webhook: Webhook, copy: Copy) -> None:
+        self._unanswered += 1
+        self._idle.clear()
+        loop = asyncio.get_running_loop()
+        if copy.delay_s > 0:
+            heapq.heappush(self._delayed, (loop.time() + copy.delay_s, next(self._tie_break), webhook))
+        elif copy.overtaken_by > 0:
+            heapq.heappush(self._held, (self._taken + copy.overtaken_by, next(self._tie_break), webhook))
+            self._hold_until_s = loop.time() + self.faults.reorder_hold_s
+        else:
+            self._ready.put_nowait(webhook)
+        if self._ready.qsize() >= self._limits.backlog:
+            self._has_room.clear()
+
+    def _release_overtaken(self) -> None:
+        while self._held and self._held[0][0] <= self._taken:
+            self._ready.put_nowait(heapq.heappop(self._held)[2])
+
+    def _arm(self) -> None:
+        """Set the one timer to the next due moment, if anything waits."""
+        due_s = [self._delayed[0][0]] if self._delayed else []
+        if self._held:
+            due_s.append(self._hold_until_s)
+        if not due_s or (self._timer is not None and self._timer.when() <= min(due_s)):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(min(due_s), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now_s = asyncio.get_running_loop().time()
+        while self._delayed and self._delayed[0][0] <= now_s:
+            self._ready.put_nowait(heapq.heappop(self._delayed)[2])
+        if now_s >= self._hold_until_s:
+            self.flush_held()
+        self._arm()
+
+    async def _send_for_ever(self, session: aiohttp.ClientSession) -> None:
+        while True:
+            webhook = await self._ready.get()
+            if self._ready.qsize() <= self._limits.backlog // 2:
+                self._has_room.set()
+            self._stats.answers[await self._post(session, webhook)] += 1
+            self._unanswered -= 1
+            if not self._unanswered:
+                self._idle.set()
+
+    async def _post(self, session: aiohttp.ClientSession, webhook: Webhook) -> str:
+        """POST once; the answer's status, or what kept it from coming."""
+        headers = {"Content-Type": "application/json"}
+        if self._signing is not None:
+            headers.update(self._signing.headers(webhook.body))
+        url = self.targets.get(webhook.kind)
+        if url is None:  # the target was taken away meanwhile
+            return "untargeted"
+        self._stats.sent[webhook.kind] += 1
+        try:
+            async with session.post(url, data=webhook.body, headers=headers, allow_redirects=False) as answer:
+                await answer.read()
+                return str(answer.status)
+        except TimeoutError:
+            return "timeout"
+        except aiohttp.ClientError:
+            return "connection"

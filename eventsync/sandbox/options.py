@@ -1,0 +1,50 @@
+"""What a sandbox is started with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eventsync.sandbox.delivery import SenderLimits
+from eventsync.sandbox.faults import Faults
+from eventsync.sandbox.quota import QuotaLimits
+from eventsync.sandbox.signing import Signing
+
+DEFAULT_API_KEY = "sandbox-api-key"  # opens invented data only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxOptions:
+    """One pretend vendor on one port; the same seed, sizes and `start_ms` give the same practice.
+
+    `webhook_targets`: URL by kind (appointment, intake, note, invoice). `rate_per_s` above 0 starts traffic at once.
+    `practice_id` None derives one from the seed. With `state_path` the practice is loaded from there if the file
+    exists, saved every `save_every_s` while it changes, and on leaving; size and id then come from the file.
+    """
+
+    vendor: str = "intakeq"
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: a free one
+    seed: int = 1
+    clients: int = 200
+    practitioners: int = 5
+    appointments: int = 1_000
+    api_key: str = DEFAULT_API_KEY
+    practice_id: str | None = None
+    time_zone: str = "America/New_York"
+    start_ms: int | None = None  # Unix milliseconds; None: the machine's time
+    speed: float = 1.0
+    tie_share: float = 0.0
+    float_share: float = 0.1
+    faults: Faults = field(default_factory=Faults)
+    quota: QuotaLimits = field(default_factory=QuotaLimits)
+    signing: Signing | None = None
+    sender: SenderLimits = field(default_factory=SenderLimits)
+    webhook_targets: Mapping[str, str] = field(default_factory=dict)
+    rate_per_s: float = 0.0
+    silent_share: float = 0.1
+    state_path: Path | None = None
+    save_every_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.rate_per_s < 0 or self.speed <= 0 or self.save_every_s <= 0:
+            raise ValueError("rate_per_s must be at least 0, speed and save_every_s above 0")

@@ -1,0 +1,173 @@
+"""Puts a sandbox together from its options and serves it."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from eventsync.sandbox.clock import SandboxClock
+from eventsync.sandbox.control import PREFIX, ControlApi
+from eventsync.sandbox.delivery import WebhookSender
+from eventsync.sandbox.gate import ApiGate
+from eventsync.sandbox.intakeq.vendor import open_intakeq, reopen_intakeq
+from eventsync.sandbox.options import SandboxOptions
+from eventsync.sandbox.quota import Quota
+from eventsync.sandbox.sandbox import Sandbox, check_targets
+from eventsync.sandbox.state import SavedState, StateError, encode_state, load_state, save_state
+from eventsync.sandbox.stats import Stats
+from eventsync.sandbox.traffic import Traffic, TrafficMix
+from eventsync.sandbox.vendor import PretendVendor
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """How a vendor's data comes to be: invented anew, or from what was saved."""
+
+    new: Callable[[SandboxOptions, int], PretendVendor]
+    saved: Callable[[dict[str, Any]], PretendVendor]
+
+
+_OPENINGS = {"intakeq": _Opening(open_intakeq, reopen_intakeq)}
+VENDORS = tuple(_OPENINGS)
+_MAX_BODY_BYTES = 1 << 20
+_SHUTDOWN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningSandbox:
+    """Where a sandbox is reached, and the sandbox itself for use in the same process."""
+
+    base_url: str  # http://host:port
+    api_url: str  # base of the vendor's API, what a connection is given
+    control_url: str
+    api_key: str
+    practice_id: str
+    sandbox: Sandbox
+
+
+@asynccontextmanager
+async def serve(options: SandboxOptions) -> AsyncIterator[RunningSandbox]:
+    """Run a sandbox until the block is left; its practice is then saved if a path was given.
+
+    Raises ValueError for options that cannot be, StateError for an unusable state file, OSError for a taken port.
+    """
+    vendor, start_ms = _open_vendor(options)
+    check_targets(vendor, options.webhook_targets)
+    async with asyncio.TaskGroup() as tasks:
+        sandbox = _compose(options, vendor, SandboxClock(start_ms, options.speed), tasks)
+        async with sandbox.sender.running():
+            runner = web.AppRunner(
+                _application(sandbox), handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_S
+            )
+            await runner.setup()
+            try:
+                site = web.TCPSite(runner, options.host, options.port)
+                await site.start()
+                saver = _start_saver(options, sandbox, tasks)
+                if options.rate_per_s > 0:
+                    mix = TrafficMix(silent_share=options.silent_share)
+                    await sandbox.start_traffic(options.rate_per_s, mix)
+                try:
+                    yield _running(options, vendor, sandbox, runner)
+                finally:
+                    await sandbox.stop_traffic()
+                    if saver is not None:
+                        saver.cancel()
+                        await asyncio.wait([saver])
+            finally:
+                await runner.cleanup()
+        if options.state_path is not None:
+            save_state(options.state_path, _encoded(sandbox))
+
+
+def _open_vendor(options: SandboxOptions) -> tuple[PretendVendor, int]:
+    """The saved practice or a new one, and the time to begin at: never before the saved one."""
+    opening = _OPENINGS.get(options.vendor)
+    if opening is None:
+        raise ValueError(f"unknown vendor {options.vendor!r}; known: {', '.join(VENDORS)}")
+    start_ms = int(time.time() * 1000) if options.start_ms is None else options.start_ms
+    saved = None if options.state_path is None else load_state(options.state_path, options.vendor)
+    if saved is not None:
+        try:
+            return opening.saved(saved.data), max(start_ms, saved.now_ms)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"{options.state_path} is damaged; remove it to start anew") from error
+    return opening.new(options, start_ms), start_ms
+
+
+def _compose(options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock, tasks: asyncio.TaskGroup) -> Sandbox:
+    stats = Stats()
+    sender = WebhookSender(
+        targets=options.webhook_targets,
+        faults=options.faults,
+        rng=random.Random(f"{options.seed}:webhook faults"),
+        stats=stats,
+        signing=options.signing,
+        limits=options.sender,
+    )
+    gate = ApiGate(
+        header=vendor.auth_header,
+        api_key=options.api_key,
+        quota=Quota(options.quota),
+        faults=options.faults,
+        rng=random.Random(f"{options.seed}:api faults"),
+        clock=clock,
+        stats=stats,
+    )
+    traffic = Traffic(
+        vendor=vendor,
+        sender=sender,
+        clock=clock,
+        rng=random.Random(f"{options.seed}:traffic:{vendor.serial}"),
+        stats=stats,
+    )
+    return Sandbox(vendor=vendor, clock=clock, sender=sender, gate=gate, traffic=traffic, stats=stats, tasks=tasks)
+
+
+def _application(sandbox: Sandbox) -> web.Application:
+    api = web.Application(middlewares=[sandbox.gate.middleware()], client_max_size=_MAX_BODY_BYTES)
+    sandbox.vendor.add_routes(api, sandbox.clock.now_ms)
+    app = web.Application()
+    app.add_subapp(sandbox.vendor.api_prefix, api)
+    app.add_subapp(PREFIX, ControlApi(sandbox).application())
+    return app
+
+
+def _running(options: SandboxOptions, vendor: PretendVendor, sandbox: Sandbox, runner: web.AppRunner) -> RunningSandbox:
+    port = runner.addresses[0][1]
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    base_url = f"http://{host}:{port}"
+    return RunningSandbox(
+        base_url=base_url,
+        api_url=base_url + vendor.api_prefix,
+        control_url=base_url + PREFIX,
+        api_key=options.api_key,
+        practice_id=vendor.account_id,
+        sandbox=sandbox,
+    )
+
+
+def _encoded(sandbox: Sandbox) -> bytes:
+    state = SavedState(sandbox.clock.now_ms(), sandbox.vendor.to_state())
+    return encode_state(sandbox.vendor.name, state)
+
+
+def _start_saver(options: SandboxOptions, sandbox: Sandbox, tasks: asyncio.TaskGroup) -> asyncio.Task[None] | None:
+    if options.state_path is None:
+        return None
+    return tasks.create_task(_save_for_ever(options.state_path, sandbox, options.save_every_s))
+
+
+async def _save_for_ever(path: Path, sandbox: Sandbox, every_s: float) -> None:
+    saved_revision = -1
+    while True:
+        if sandbox.vendor.revision != saved_revision:
+            saved_revision = sandbox.vendor.revision
+            await asyncio.to_thread(save_state, path, _encoded(sandbox))
+        await asyncio.sleep(every_s)

@@ -1,0 +1,91 @@
+"""What every pretend vendor offers to the shared parts: actions, an API, its own truth, and its state."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from eventsync.sandbox.arguments import Arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """One message the vendor owes its subscriber: `kind` chooses the URL, `event` is the vendor's name for it."""
+
+    kind: str
+    event: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What an action did: the record it touched and the webhooks it owes, in order (none for a silent change)."""
+
+    record_id: str
+    webhooks: tuple[Webhook, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """Something people at the practice do. `kind` is the webhook kind it fires, None when it is silent.
+
+    `weight` is how often chance picks it; `most_webhooks` is the most it may fire.
+    """
+
+    name: str
+    do: Callable[[int, Arguments], Effect]  # (now_ms, arguments); what is left out is chosen by chance
+    weight: float
+    kind: str | None
+    most_webhooks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One record of the vendor's own data, in the form its API gives for a single record."""
+
+    kind: str
+    deleted: bool
+    data: dict[str, Any]
+
+
+class NotPossibleError(Exception):
+    """The action does not fit the present data (no such record, wrong status); try another or name a record."""
+
+
+class PretendVendor(Protocol):
+    """A vendor without clock and network: everything happens at a time that is passed in."""
+
+    name: str
+    webhook_kinds: tuple[str, ...]
+    truth_kinds: tuple[str, ...]
+    api_prefix: str
+    auth_header: str
+
+    @property
+    def account_id(self) -> str:
+        """The vendor's id of this account, such as IntakeQ's PracticeId."""
+
+    @property
+    def serial(self) -> int:
+        """Grows with the data and survives restarts; seeds what chance does next."""
+
+    @property
+    def revision(self) -> int:
+        """Counts every change, so that savers know when there is something to save."""
+
+    @property
+    def actions(self) -> Mapping[str, Action]:
+        """Every action by name."""
+
+    def truth(self, kind: str | None) -> Iterable[Fact]:
+        """A consistent copy of all records, or of one kind."""
+
+    def counts(self) -> dict[str, int]:
+        """How many records of each kind there are."""
+
+    def add_routes(self, app: web.Application, now_ms: Callable[[], int]) -> None:
+        """Serve the documented API; authentication, quota and faults are the gate's."""
+
+    def to_state(self) -> dict[str, Any]:
+        """Everything, as JSON values and dataclasses that orjson can write."""
