@@ -1,0 +1,134 @@
+"""What eventsync tells of itself: structured logs and the metrics of every role, without personal data."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LATENCY_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 3600)
+
+
+class Metrics:
+    """Every metric by its name, on a registry of its own, so that several instances can live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.received = Counter(
+            "eventsync_events_received", "Events made durable at the door", ["vendor", "store"], registry=registry
+        )
+        self.refused = Counter(
+            "eventsync_requests_refused", "Requests turned away at the door", ["vendor", "reason"], registry=registry
+        )
+        self.ingress_seconds = Histogram(
+            "eventsync_ingress_seconds",
+            "From a webhook's arrival to its durable answer",
+            buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.published = Counter(
+            "eventsync_events_published", "Events confirmed by the bus", ["work", "lane"], registry=registry
+        )
+        self.republished = Counter(
+            "eventsync_events_republished", "Events published again because they seemed lost", registry=registry
+        )
+        self.finished = Counter(
+            "eventsync_events_finished", "Events that came to an end", ["vendor", "outcome"], registry=registry
+        )
+        self.parked = Counter(
+            "eventsync_events_parked", "Events set aside for a person", ["vendor", "reason"], registry=registry
+        )
+        self.latency_seconds = Histogram(
+            "eventsync_webhook_to_row_seconds",
+            "From an event's receipt to the commit of what it changed",
+            ["vendor"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.batch_events = Histogram(
+            "eventsync_apply_batch_events",
+            "Events applied in one transaction",
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200),
+            registry=registry,
+        )
+        self.notifications = Counter(
+            "eventsync_notifications", "Notifications heard from PostgreSQL", ["channel"], registry=registry
+        )
+        self.wakeups = Counter(
+            "eventsync_relay_wakeups",
+            "Relay turns that found work, by what woke them: `poll` means that a notification was missed",
+            ["by"],
+            registry=registry,
+        )
+        self.listener_proven = Gauge(
+            "eventsync_listener_proven", "1 while the loopback probe of LISTEN comes back", registry=registry
+        )
+        self.queue_events = Gauge(
+            "eventsync_queue_events", "Unfinished events", ["work", "lane", "status"], registry=registry
+        )
+        self.queue_oldest_seconds = Gauge(
+            "eventsync_queue_oldest_seconds", "Age of the oldest unfinished event that is not parked", registry=registry
+        )
+        self.spool_events = Gauge("eventsync_spool_events", "Events waiting in the local spool", registry=registry)
+        self.spool_bytes = Gauge("eventsync_spool_bytes", "Size of the local spool", registry=registry)
+        self.spool_oldest_seconds = Gauge(
+            "eventsync_spool_oldest_seconds", "Age of the oldest event in the local spool", registry=registry
+        )
+        self.api_calls = Counter(
+            "eventsync_vendor_calls", "Calls to vendors' APIs", ["vendor", "purpose", "result"], registry=registry
+        )
+        self.budget_left = Gauge(
+            "eventsync_budget_left", "Calls left today to a vendor's API", ["connection"], registry=registry
+        )
+        self.worker_restarts = Counter(
+            "eventsync_worker_restarts", "Workers started again after a failure", ["worker"], registry=registry
+        )
+
+    def render(self) -> bytes:
+        """Write all of them in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def configure_logging(log_format: str) -> None:
+    """Send structured logs to standard error, as `console` lines or `json`; libraries' logs go the same way."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _without_traces, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    # Their own lines would name addresses, queries or bodies.
+    for name in ("aiohttp.access", "aiormq", "aio_pika", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _without_traces(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Keep the kind of an exception and drop its text and trace, which can quote a patient's data."""
+    info = event.pop("exc_info", None)
+    if info:
+        kind = (
+            info[0] if isinstance(info, tuple) else type(info) if isinstance(info, BaseException) else sys.exc_info()[0]
+        )
+        event["exception"] = getattr(kind, "__name__", "unknown")
+    return event
