@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from eventsync.domain.changes import Change, EntityRef, RecordChange
-from eventsync.domain.connections import Connection, ConnectionId
+from eventsync.domain.changes import EntityRef, RecordChange
+from eventsync.domain.connections import Connection
+from eventsync.domain.webhooks import WebhookContext, WebhookReading
 from eventsync.vendorkit.http import VendorHttp
 
 
@@ -19,29 +20,12 @@ class VendorLimits:
     calls_per_day: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookContext:
-    """What reading a webhook needs to know of its connection: `practice_id` is None where none was set."""
-
-    connection_id: ConnectionId
-    practice_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookReading:
-    """What a webhook says. `subject` is the record that it is about, None where the event names none we keep.
-
-    `changes` may be empty: an event of a kind that we do not know is stored and shown, and changes nothing.
-    """
-
-    event_type: str
-    subject: EntityRef | None = None
-    changes: tuple[Change, ...] = ()
-
-
 class VendorClient(Protocol):
-    """One connection's account at the vendor's API. Every call is budgeted and raises Transient, Rejected
-    (the vendor says that the request can never work) or Misconfigured (credentials refused)."""
+    """One connection's account at the vendor's API.
+
+    Every call is budgeted and raises Transient, Rejected (the vendor says that the request can never work) or
+    Misconfigured (credentials refused).
+    """
 
     async def check_credentials(self) -> None:
         """Make the cheapest call that proves the credentials."""

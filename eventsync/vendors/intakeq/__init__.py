@@ -1,0 +1,1 @@
+"""IntakeQ (PracticeQ), a practice management system that pushes webhooks: its client and mapping in one folder."""
