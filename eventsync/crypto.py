@@ -7,7 +7,6 @@ a value cut out of one row and pasted into another does not open.
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 from collections.abc import Sequence
 from hashlib import sha256
@@ -51,7 +50,7 @@ class Keyring:
         nonce, body = sealed[_KEY_ID_BYTES:][:_NONCE_BYTES], sealed[_KEY_ID_BYTES + _NONCE_BYTES :]
         try:
             return cipher.decrypt(nonce, body, context.encode())
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:  # ValueError: cut short within the nonce
             raise Misconfigured("a stored value does not open: it was changed or moved outside eventsync") from error
 
 
@@ -66,8 +65,11 @@ def new_token() -> str:
 
 
 def hash_token(token: str) -> bytes:
-    """Hash a token of ours for look-up (SHA-256; our tokens are random, so no slow hash is needed)."""
-    return sha256(token.encode()).digest()
+    """Hash a token of ours for look-up (SHA-256; our tokens are random, so no slow hash is needed).
+
+    Any str has a hash: a caller's header with invalid UTF-8 arrives with lone surrogates, and is merely wrong.
+    """
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def fingerprint(secret: str) -> str:
@@ -82,7 +84,7 @@ def _key_id(key: bytes) -> bytes:
 def _parse_key(place: int, text: str) -> bytes:
     try:
         key = base64.b64decode(text.strip(), validate=True)
-    except binascii.Error:
+    except ValueError:  # not base64, or not even ASCII
         key = b""
     if len(key) != KEY_BYTES:
         raise Misconfigured(
