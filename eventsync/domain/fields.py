@@ -26,7 +26,8 @@ _FIRST_YEAR, _LAST_YEAR = 1900, 2200
 _EARLIEST_MS = (datetime(_FIRST_YEAR, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _LATEST_MS = (datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND - 1
 _LARGEST_EXACT_FLOAT = 2.0**53
-_LARGEST_AMOUNT = Decimal(10) ** 12
+_LARGEST_AMOUNT = Decimal("9999999999.99")  # numeric(12, 2)
+_CENT = Decimal("0.01")
 _NUMBER = re.compile(r"[+-]?\d{1,30}(\.\d{1,30})?", re.ASCII)
 _TRUTHS: dict[object, bool] = {1: True, 0: False, "true": True, "false": False}
 
@@ -53,6 +54,11 @@ class Fields:
     def missing(self, key: str) -> Rejected:
         """Make the error for a field without which the object cannot be kept."""
         return Rejected("missing_field", f"{self.name}.{key} is missing.")
+
+    def out_of_range(self, key: str) -> Rejected:
+        """Make the error for a time outside of the years that any record can lie in."""
+        years = f"{_FIRST_YEAR} to {_LAST_YEAR}"
+        return Rejected("date_out_of_range", f"{self.name}.{key} lies outside of the years {years}.")
 
     def text(self, key: str, max_chars: int | None = None) -> str | None:
         """Read a text, trimmed; a number reads as its digits."""
@@ -92,11 +98,13 @@ class Fields:
         return int(number)
 
     def amount(self, key: str) -> Decimal | None:
-        """Read an amount of money, exactly as written."""
+        """Read an amount of money, rounded to the cent."""
         number = self._number(key)
-        if number is not None and abs(number) > _LARGEST_AMOUNT:
+        if number is None:
+            return None
+        if abs(number) > _LARGEST_AMOUNT:
             raise self.invalid(key, "an amount in range")
-        return number
+        return number.quantize(_CENT) + 0  # adding zero turns -0 into 0
 
     def flag(self, key: str) -> bool | None:
         """Read a yes or no."""
@@ -118,7 +126,7 @@ class Fields:
             return self._iso_ms(key, value.strip())
         number = self._number(key)
         if number is None or not _EARLIEST_MS <= number <= _LATEST_MS:
-            raise self._out_of_range(key)
+            raise self.out_of_range(key)
         return int(number)
 
     def moment(self, key: str) -> datetime | None:
@@ -140,7 +148,7 @@ class Fields:
         try:
             return None if number is None else _EPOCH_DAY + timedelta(days=int(number) // _DAY_MS)
         except OverflowError:
-            raise self._out_of_range(key) from None
+            raise self.out_of_range(key) from None
 
     def object(self, key: str) -> Fields | None:
         """Read an object within the object."""
@@ -180,8 +188,8 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise self.invalid(key, "a number")
         try:
-            # str() gives a float's shortest digits, so that 150.1 stays 150.1; adding zero turns -0 into 0.
-            return Decimal(str(value).strip()) + 0
+            # str() gives a float's shortest digits, so that 150.1 stays 150.1.
+            return Decimal(str(value).strip())
         except InvalidOperation:
             raise self.invalid(key, "a number") from None
 
@@ -191,7 +199,7 @@ class Fields:
         except ValueError:
             raise self.invalid(key, "a time") from None
         if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
-            raise self._out_of_range(key)
+            raise self.out_of_range(key)
         return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
 
     def _iso_day(self, key: str, text: str) -> date:
@@ -199,10 +207,6 @@ class Fields:
             return datetime.fromisoformat(text).date()
         except ValueError:
             raise self.invalid(key, "a date") from None
-
-    def _out_of_range(self, key: str) -> Rejected:
-        years = f"{_FIRST_YEAR} to {_LAST_YEAR}"
-        return Rejected("date_out_of_range", f"{self.name}.{key} lies outside of the years {years}.")
 
 
 def _whole_if_integral(value: float) -> float:

@@ -1,4 +1,4 @@
-"""IntakeQ's objects in our words: each function turns one object, from whichever source, into changes. Pure.
+"""IntakeQ's appointments and clients in our words: one object, from whichever source, becomes changes. Pure.
 
 Equal truth must give equal hashes whether it came by webhook (46 fields), from a list (44) or alone (49): so nothing
 is mapped here that only some of the three carry, except into AppointmentExtras, which have a version of their own.
@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import orjson
-
-from eventsync.domain.changes import Authority, Change, Delete, EntityRef, Source, Upsert, Version
+from eventsync.domain.changes import Authority, Delete, EntityRef, RecordChange, Source, Upsert, Version
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.fields import MAX_NAME_CHARS, Fields, canonical
 from eventsync.domain.records import (
@@ -24,7 +22,6 @@ from eventsync.domain.records import (
     AppointmentExtras,
     AppointmentStatus,
     Content,
-    Document,
     LocationType,
     Patient,
     RecordKind,
@@ -34,8 +31,8 @@ from eventsync.domain.records import (
 MAPPING_VERSION = 1  # raise it whenever the same object would map to other content
 
 UNKNOWN_NAME = "Unknown"
+MAX_EMAIL_CHARS = 320
 
-_MAX_EMAIL_CHARS = 320
 _MAX_URL_CHARS = 2_000
 _STATUSES = {
     "confirmed": AppointmentStatus.CONFIRMED,
@@ -100,9 +97,18 @@ class Reading:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Practitioner:
+    """Who works at the practice, as IntakeQ knows them."""
+
+    external_id: str
+    name: str
+    email: str | None
+
+
 def appointment_changes(
     reading: Reading, fields: Fields, *, deleted: bool = False, client_id: str | None = None
-) -> tuple[Change, ...]:
+) -> tuple[RecordChange, ...]:
     """Read one appointment: its own change first, then a mention of the client it names.
 
     `client_id` is the envelope's, for an object without one. Raises Rejected (IntakeQ Appointments API, article 204).
@@ -112,7 +118,7 @@ def appointment_changes(
     content = appointment(fields, client_id)
     position = required_position(fields, "LastModified")
     version = reading.version(position, content, deleted=deleted)
-    change: Change = (
+    change: RecordChange = (
         Delete(entity, version, content) if deleted else Upsert(entity, version, content, extras=_extras(fields))
     )
     return (change,) if client_id is None else (change, _mention(reading, fields, client_id, position))
@@ -150,7 +156,7 @@ def appointment(fields: Fields, client_id: str | None) -> Appointment:
 
 def patient_change(reading: Reading, fields: Fields, *, deleted: bool = False) -> Upsert | Delete:
     """Read one client with its profile (IntakeQ Client API, article 251). Raises Rejected."""
-    client_id = fields.identifier("ClientId") or fields.identifier("ClientNumber")
+    client_id = client_id_of(fields)
     if client_id is None:
         raise fields.missing("ClientId")
     entity = reading.entity(RecordKind.PATIENT, client_id)
@@ -159,42 +165,19 @@ def patient_change(reading: Reading, fields: Fields, *, deleted: bool = False) -
     return Delete(entity, version, content) if deleted else Upsert(entity, version, content)
 
 
-def invoice_change(reading: Reading, fields: Fields) -> Upsert:
-    """Read one invoice (IntakeQ Invoice API, article 385). Its ClientId is a GUID that no other object knows."""
-    number = fields.text("Number", MAX_NAME_CHARS)
-    content = Document(
-        status=fields.text("Status", MAX_NAME_CHARS),
-        title=None if number is None else f"Invoice {number}",
-        client_external_id=fields.identifier("ClientIdNumber"),
-        document_time=fields.moment("IssuedDate") or fields.moment("DateCreated"),
-        content=_canonical_json(fields),
+def practitioner(fields: Fields) -> Practitioner:
+    """Read one practitioner of `GET /practitioners`. Raises Rejected."""
+    whole_name = " ".join(fields.text(key, MAX_NAME_CHARS) or "" for key in ("FirstName", "LastName")).strip()
+    return Practitioner(
+        external_id=required_id(fields),
+        name=fields.text("CompleteName", MAX_NAME_CHARS) or whole_name or UNKNOWN_NAME,
+        email=fields.text("Email", MAX_EMAIL_CHARS),
     )
-    version = reading.version(required_position(fields, "LastModified"), content)
-    return Upsert(reading.entity(RecordKind.INVOICE, required_id(fields)), version, content)
 
 
-def intake_change(reading: Reading, fields: Fields, *, sequence: int) -> Upsert:
-    """Read one full intake (IntakeQ Questionnaire API, article 31), which carries no modification time."""
-    content = Document(
-        status=fields.text("Status", MAX_NAME_CHARS),
-        title=fields.text("QuestionnaireName", MAX_NAME_CHARS),
-        client_external_id=fields.identifier("ClientId"),
-        document_time=fields.moment("DateSubmitted") or fields.moment("DateCreated"),
-        content=_canonical_json(fields, without=("Password",)),  # it opens the client's form: not ours to keep
-    )
-    return Upsert(reading.entity(RecordKind.INTAKE, required_id(fields)), reading.version(sequence, content), content)
-
-
-def note_change(reading: Reading, fields: Fields, *, sequence: int) -> Upsert:
-    """Read one full note (IntakeQ Notes API, article 342), which carries no modification time."""
-    content = Document(
-        status=fields.text("Status", MAX_NAME_CHARS),
-        title=fields.text("NoteName", MAX_NAME_CHARS),
-        client_external_id=fields.identifier("ClientId"),
-        document_time=fields.moment("Date"),
-        content=_canonical_json(fields),
-    )
-    return Upsert(reading.entity(RecordKind.NOTE, required_id(fields)), reading.version(sequence, content), content)
+def client_id_of(fields: Fields) -> str | None:
+    """Read a client's number, which a list without profiles calls ClientNumber."""
+    return fields.identifier("ClientId") or fields.identifier("ClientNumber")
 
 
 def required_id(fields: Fields) -> str:
@@ -210,6 +193,8 @@ def required_position(fields: Fields, key: str) -> int:
     position = fields.time_ms(key)
     if position is None:
         raise fields.missing(key)
+    if position < 0:  # versions are unsigned, and nothing was modified before 1970
+        raise fields.out_of_range(key)
     return position
 
 
@@ -298,7 +283,7 @@ def _mention(reading: Reading, fields: Fields, client_id: str, position: int) ->
     content = Patient(
         first_name=first_name,
         last_name=last_name,
-        email=fields.text("ClientEmail", _MAX_EMAIL_CHARS),
+        email=fields.text("ClientEmail", MAX_EMAIL_CHARS),
         phone=fields.text("ClientPhone", MAX_NAME_CHARS),
         date_of_birth=fields.day("ClientDateOfBirth"),
     )
@@ -312,7 +297,7 @@ def _patient(fields: Fields) -> Patient:
     return Patient(
         first_name=fields.text("FirstName", MAX_NAME_CHARS) or first_name,
         last_name=fields.text("LastName", MAX_NAME_CHARS) or last_name,
-        email=fields.text("Email", _MAX_EMAIL_CHARS),
+        email=fields.text("Email", MAX_EMAIL_CHARS),
         phone=next((phone for phone in phones if phone is not None), None),
         date_of_birth=fields.day("DateOfBirth"),
         archived=fields.flag("Archived") or False,
@@ -323,8 +308,3 @@ def split_name(name: str | None) -> tuple[str, str]:
     """Split a full name into its first word and the rest; what is missing is `Unknown`."""
     words = (name or "").split()
     return (words[0] if words else UNKNOWN_NAME), (" ".join(words[1:]) or UNKNOWN_NAME)
-
-
-def _canonical_json(fields: Fields, without: tuple[str, ...] = ()) -> bytes:
-    kept = {key: value for key, value in fields.values.items() if key not in without}
-    return orjson.dumps(canonical(kept), option=orjson.OPT_SORT_KEYS)

@@ -14,7 +14,8 @@ from eventsync.domain.fields import Fields
 from eventsync.domain.payloads import read_object
 from eventsync.domain.records import RecordKind
 from eventsync.domain.webhooks import WebhookContext, WebhookReading
-from eventsync.vendors.intakeq.mapping import Reading, appointment_changes, invoice_change, required_id
+from eventsync.vendors.intakeq.documents import invoice_change
+from eventsync.vendors.intakeq.mapping import Reading, appointment_changes, required_id
 
 _DELETED = "AppointmentDeleted"
 _MAX_EVENT_TYPE_CHARS = 100

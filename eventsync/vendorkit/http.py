@@ -1,0 +1,170 @@
+"""Calls to a vendor's HTTP API: each budgeted, bounded in time and size, its failures told apart as what to do next.
+
+Stands between a vendor's client and aiohttp. No error holds a URL's query, a body or a key: those are patients' data
+and secrets. For the same reason driver errors, whose texts hold URLs, are not chained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+import backoff
+
+from eventsync.domain.errors import Misconfigured, Rejected, Transient
+from eventsync.domain.payloads import parse_json
+from eventsync.vendorkit.budget import Budget, Purpose
+
+_WAITS_WITHOUT_RETRY_AFTER_S = (60.0, 120.0, 240.0, 300.0)  # shorter ones did not clear IntakeQ's bucket
+_LONGEST_RETRY_AFTER_S = 86_400.0
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+_CHUNK_BYTES = 65_536
+
+
+class NotFound(Rejected):
+    """The vendor has no such record: HTTP 404, and not with a page, as a wrong base URL or a maintenance gives."""
+
+    def __init__(self) -> None:
+        super().__init__("vendor_not_found", "The vendor has no record at this address (HTTP 404).")
+
+
+class _Unavailable(Transient):
+    """A failure that another try within the same call may well cure."""
+
+
+class VendorHttp:
+    """The HTTP of one connection to one vendor; it remembers how often in a row the vendor refused for its limit."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        budget: Budget,
+        *,
+        timeout_s: float = 30.0,
+        max_response_bytes: int = 16 * 1024 * 1024,
+        tries: int = 3,
+        retry_base_s: float = 0.5,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._session = session
+        self._budget = budget
+        self._timeout_s = timeout_s
+        self._max_response_bytes = max_response_bytes
+        self._now = now
+        self._refusals_in_a_row = 0
+        retrying = backoff.on_exception(
+            backoff.expo, _Unavailable, max_tries=tries, factor=retry_base_s, jitter=backoff.full_jitter, logger=None
+        )
+        self._get_with_retries = retrying(self._get_once)
+
+    async def get_json(
+        self, url: str, *, params: Mapping[str, str], headers: Mapping[str, str], purpose: Purpose
+    ) -> Any:
+        """GET `url` and parse its answer, whatever its Content-Type says.
+
+        Raises Transient (limit reached here or at the vendor, no connection, timeout, 5xx, HTML or other non-JSON),
+        NotFound, Rejected (other 4xx, an answer too large) or Misconfigured (401, 403, moved for good).
+        """
+        return await self._get_with_retries(url, params, headers, purpose)
+
+    async def _get_once(self, url: str, params: Mapping[str, str], headers: Mapping[str, str], purpose: Purpose) -> Any:
+        reservation = await self._budget.reserve(purpose)
+        try:
+            status, answer_headers, body = await self._exchange(url, params, headers)
+        finally:
+            await self._budget.finish(reservation)
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            raise await self._refused(answer_headers)
+        self._refusals_in_a_row = 0
+        if status == HTTPStatus.NOT_FOUND and _is_html(body):
+            raise Transient("The vendor answered HTTP 404 with a page for people: check the connection's base_url.")
+        _raise_for_status(status, _retry_after_s(answer_headers, self._now()))
+        return _parse(body)
+
+    async def _exchange(
+        self, url: str, params: Mapping[str, str], headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        try:
+            # Redirects are not followed: they would carry the key in its header to wherever they point.
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._session.get(url, params=params, headers=headers, allow_redirects=False) as response,
+            ):
+                return response.status, response.headers, await self._bounded_body(response)
+        except aiohttp.InvalidURL:
+            raise Misconfigured("The connection's base URL is not a valid HTTP address: correct base_url.") from None
+        except TimeoutError:
+            raise _Unavailable(f"The vendor did not answer within {self._timeout_s:g} s.") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _Unavailable(f"The vendor could not be reached ({type(error).__name__}).") from None
+
+    async def _bounded_body(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > self._max_response_bytes:
+                raise Rejected("response_too_large", f"The answer is larger than {self._max_response_bytes} bytes.")
+        return bytes(body)
+
+    async def _refused(self, headers: Mapping[str, str]) -> Transient:
+        """Close the budget for as long as the vendor says or, where it says nothing, for a growing wait."""
+        step = min(self._refusals_in_a_row, len(_WAITS_WITHOUT_RETRY_AFTER_S) - 1)
+        self._refusals_in_a_row += 1
+        stated_s = _retry_after_s(headers, self._now())
+        wait_s = _WAITS_WITHOUT_RETRY_AFTER_S[step] if stated_s is None else stated_s
+        await self._budget.refused(wait_s)
+        return Transient("The vendor's call limit is reached (HTTP 429).", retry_after_s=wait_s)
+
+
+def _retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Read Retry-After (RFC 9110, 10.2.3): seconds or an HTTP date; None where missing or unreadable."""
+    text = headers.get("Retry-After", "").strip()
+    if _SECONDS.fullmatch(text):
+        wait_s = float(text)
+    else:
+        try:
+            moment = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        wait_s = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds()
+    return min(max(wait_s, 1.0), _LONGEST_RETRY_AFTER_S)
+
+
+def _raise_for_status(status: int, retry_after_s: float | None) -> None:
+    match status:
+        case 401 | 403:
+            raise Misconfigured(
+                f"The vendor refused the connection's credentials (HTTP {status}): give the connection the account's "
+                "current API key (api_key), and check that the vendor's address allow-list admits this machine."
+            )
+        case 404:
+            raise NotFound
+        case 301 | 308:
+            raise Misconfigured(f"The vendor's API has moved (HTTP {status}): correct the connection's base_url.")
+        case _ if status >= 500:
+            if retry_after_s is not None:
+                raise Transient(f"The vendor is unavailable (HTTP {status}).", retry_after_s=retry_after_s)
+            raise _Unavailable(f"The vendor failed (HTTP {status}).")
+        case _ if status >= 400:
+            raise Rejected("vendor_refused", f"The vendor refused the request (HTTP {status}).")
+        case _ if status >= 300:
+            raise Transient(f"The vendor redirects (HTTP {status}), as during maintenance.")
+
+
+def _is_html(body: bytes) -> bool:
+    return body.lstrip()[:1] == b"<"
+
+
+def _parse(body: bytes) -> Any:
+    if _is_html(body):
+        raise Transient("The vendor's answer is not JSON but HTML, as during maintenance.")
+    try:
+        return parse_json(body)
+    except Rejected as error:
+        raise Transient(f"The vendor's answer is not JSON ({error.reason}).") from None
