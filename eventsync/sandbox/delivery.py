@@ -55,6 +55,7 @@ class WebhookSender:
         self._tie_break = itertools.count()
         self._hold_until_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._background: asyncio.Task[None] | None = None
         self._unanswered = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -69,23 +70,40 @@ class WebhookSender:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the sending tasks alive; on leaving, what was not yet sent is abandoned and counted."""
-        timeout = aiohttp.ClientTimeout(
-            total=self._limits.answer_timeout_s, sock_connect=self._limits.connect_timeout_s
-        )
-        connector = aiohttp.TCPConnector(limit=self._limits.concurrency)
+        self._background = asyncio.create_task(self._work())
+        self._background.add_done_callback(self._wake_waiters)
+        try:
+            yield
+        finally:
+            self._background.cancel()
+            await asyncio.wait([self._background])
+            if self._timer is not None:
+                self._timer.cancel()
+            self._stats.abandoned += self._unanswered
+            self._fail_with_background()
+
+    async def _work(self) -> None:
+        limits = self._limits
+        timeout = aiohttp.ClientTimeout(total=limits.answer_timeout_s, sock_connect=limits.connect_timeout_s)
+        connector = aiohttp.TCPConnector(limit=limits.concurrency)
+        cookies = aiohttp.DummyCookieJar()
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=cookies) as session,
             asyncio.TaskGroup() as group,
         ):
-            workers = [group.create_task(self._send_for_ever(session)) for _ in range(self._limits.concurrency)]
-            try:
-                yield
-            finally:
-                if self._timer is not None:
-                    self._timer.cancel()
-                self._stats.abandoned += self._unanswered
-                for worker in workers:
-                    worker.cancel()
+            for _ in range(limits.concurrency):
+                group.create_task(self._send_for_ever(session))
+
+    def _wake_waiters(self, _background: asyncio.Task[None]) -> None:
+        self._idle.set()
+        self._has_room.set()
+
+    def _fail_with_background(self) -> None:
+        """Pass on the error that ended the sending, if one did."""
+        if self._background is None:
+            raise RuntimeError("the sender is not running; enter running() first")
+        if self._background.done() and not self._background.cancelled():
+            self._background.result()
 
     def take(self, webhook: Webhook) -> None:
         """Plan one webhook's copies by the faults and queue them; a dropped one is only counted."""
@@ -108,6 +126,7 @@ class WebhookSender:
     async def room(self) -> None:
         """Wait until the backlog is short enough for more."""
         await self._has_room.wait()
+        self._fail_with_background()
 
     async def idle(self, timeout_s: float) -> bool:
         """Wait until every copy, late ones included, is answered or given up; False when that took too long."""
@@ -117,6 +136,7 @@ class WebhookSender:
                 await self._idle.wait()
         except TimeoutError:
             return False
+        self._fail_with_background()
         return True
 
     def flush_held(self) -> None:

@@ -39,7 +39,6 @@ class Sandbox:
         gate: ApiGate,
         traffic: Traffic,
         stats: Stats,
-        tasks: asyncio.TaskGroup,
     ) -> None:
         self.vendor = vendor
         self.clock = clock
@@ -47,7 +46,6 @@ class Sandbox:
         self.gate = gate
         self.traffic = traffic
         self.stats = stats
-        self._tasks = tasks
         self._flow: asyncio.Task[None] | None = None
 
     @property
@@ -83,18 +81,24 @@ class Sandbox:
         if rate_per_s <= 0:
             raise ValueError("rate_per_s must be above 0; stop the traffic instead")
         await self.stop_traffic()
-        self._flow = self._tasks.create_task(self.traffic.flow(rate_per_s, mix))
+        self._flow = asyncio.create_task(self.traffic.flow(rate_per_s, mix))
 
     async def stop_traffic(self) -> None:
-        """Stop acting; what was sent or waits to be sent is not touched."""
-        if self._flow is None:
+        """Stop acting; what was sent or waits to be sent is not touched. Raises what ended the traffic early."""
+        flow, self._flow = self._flow, None
+        if flow is None:
             return
-        self._flow.cancel()
-        await asyncio.wait([self._flow])
-        self._flow = None
+        flow.cancel()
+        await asyncio.wait([flow])
+        if not flow.cancelled():
+            flow.result()
 
-    async def burst(self, webhooks: int, mix: TrafficMix, timeout_s: float) -> BurstResult:
-        """Fire exactly so many webhooks as fast as they are taken, and wait until all copies are answered."""
+    async def burst(self, webhooks: int, mix: TrafficMix | None = None, timeout_s: float = 120.0) -> BurstResult:
+        """Fire exactly so many webhooks as fast as they are taken, and wait until all copies are answered.
+
+        Without a mix there are no silent changes, and only kinds with a target are fired.
+        """
+        mix = mix or TrafficMix(silent_share=0)
         if not self.sender.targets:
             raise NotPossibleError("no webhook target is set: POST /_sandbox/webhook-targets first")
         if mix.kinds is None:
@@ -104,7 +108,7 @@ class Sandbox:
         idle = await self.sender.idle(timeout_s)
         return BurstResult(webhooks, actions, idle, time.monotonic() - started_s)
 
-    async def quiesce(self, timeout_s: float) -> bool:
+    async def quiesce(self, timeout_s: float = 120.0) -> bool:
         """Stop traffic and wait until nothing is on its way; False when that took too long."""
         await self.stop_traffic()
         return await self.sender.idle(timeout_s)

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,31 +59,21 @@ async def serve(options: SandboxOptions) -> AsyncIterator[RunningSandbox]:
     """
     vendor, start_ms = _open_vendor(options)
     check_targets(vendor, options.webhook_targets)
-    async with asyncio.TaskGroup() as tasks:
-        sandbox = _compose(options, vendor, SandboxClock(start_ms, options.speed), tasks)
-        async with sandbox.sender.running():
-            runner = web.AppRunner(
-                _application(sandbox), handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_S
-            )
-            await runner.setup()
-            try:
-                site = web.TCPSite(runner, options.host, options.port)
-                await site.start()
-                saver = _start_saver(options, sandbox, tasks)
-                if options.rate_per_s > 0:
-                    mix = TrafficMix(silent_share=options.silent_share)
-                    await sandbox.start_traffic(options.rate_per_s, mix)
-                try:
-                    yield _running(options, vendor, sandbox, runner)
-                finally:
-                    await sandbox.stop_traffic()
-                    if saver is not None:
-                        saver.cancel()
-                        await asyncio.wait([saver])
-            finally:
-                await runner.cleanup()
+    sandbox = _compose(options, vendor, SandboxClock(start_ms, options.speed))
+    async with AsyncExitStack() as stack:
         if options.state_path is not None:
-            save_state(options.state_path, _encoded(sandbox))
+            await stack.enter_async_context(_saving(options.state_path, sandbox, options.save_every_s))
+        await stack.enter_async_context(sandbox.sender.running())
+        runner = web.AppRunner(
+            _application(sandbox), handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_S
+        )
+        stack.push_async_callback(runner.cleanup)
+        await runner.setup()
+        await web.TCPSite(runner, options.host, options.port).start()
+        stack.push_async_callback(sandbox.stop_traffic)
+        if options.rate_per_s > 0:
+            await sandbox.start_traffic(options.rate_per_s, TrafficMix(silent_share=options.silent_share))
+        yield _running(options, vendor, sandbox, runner)
 
 
 def _open_vendor(options: SandboxOptions) -> tuple[PretendVendor, int]:
@@ -101,7 +91,7 @@ def _open_vendor(options: SandboxOptions) -> tuple[PretendVendor, int]:
     return opening.new(options, start_ms), start_ms
 
 
-def _compose(options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock, tasks: asyncio.TaskGroup) -> Sandbox:
+def _compose(options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock) -> Sandbox:
     stats = Stats()
     sender = WebhookSender(
         targets=options.webhook_targets,
@@ -127,7 +117,7 @@ def _compose(options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock
         rng=random.Random(f"{options.seed}:traffic:{vendor.serial}"),
         stats=stats,
     )
-    return Sandbox(vendor=vendor, clock=clock, sender=sender, gate=gate, traffic=traffic, stats=stats, tasks=tasks)
+    return Sandbox(vendor=vendor, clock=clock, sender=sender, gate=gate, traffic=traffic, stats=stats)
 
 
 def _application(sandbox: Sandbox) -> web.Application:
@@ -158,16 +148,29 @@ def _encoded(sandbox: Sandbox) -> bytes:
     return encode_state(sandbox.vendor.name, state)
 
 
-def _start_saver(options: SandboxOptions, sandbox: Sandbox, tasks: asyncio.TaskGroup) -> asyncio.Task[None] | None:
-    if options.state_path is None:
-        return None
-    return tasks.create_task(_save_for_ever(options.state_path, sandbox, options.save_every_s))
+@asynccontextmanager
+async def _saving(path: Path, sandbox: Sandbox, every_s: float) -> AsyncIterator[None]:
+    """Save from time to time, and at the end whatever happened."""
+    stop = asyncio.Event()
+    saver = asyncio.create_task(_save_until(stop, path, sandbox, every_s))
+    try:
+        yield
+    finally:
+        stop.set()  # not cancelled: a write under way in its thread must end before the last one begins
+        await saver
+        save_state(path, _encoded(sandbox))
 
 
-async def _save_for_ever(path: Path, sandbox: Sandbox, every_s: float) -> None:
+async def _save_until(stop: asyncio.Event, path: Path, sandbox: Sandbox, every_s: float) -> None:
     saved_revision = -1
-    while True:
-        if sandbox.vendor.revision != saved_revision:
-            saved_revision = sandbox.vendor.revision
-            await asyncio.to_thread(save_state, path, _encoded(sandbox))
-        await asyncio.sleep(every_s)
+    while not stop.is_set():
+        revision = sandbox.vendor.revision
+        if revision != saved_revision:
+            try:
+                await asyncio.to_thread(save_state, path, _encoded(sandbox))
+                saved_revision = revision
+            except OSError:  # a full disk may have room again; the last save, on leaving, does raise
+                sandbox.stats.failed_saves += 1
+        with suppress(TimeoutError):
+            async with asyncio.timeout(every_s):
+                await stop.wait()

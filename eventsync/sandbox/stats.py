@@ -22,6 +22,7 @@ class Stats:
     api_calls: Counter[str] = field(default_factory=Counter)  # by method and route
     api_answers: Counter[str] = field(default_factory=Counter)  # by status
     rate_limited: int = 0
+    failed_saves: int = 0  # of the state file
 
     def as_json(self) -> dict[str, Any]:
         """All counts as a JSON object."""
@@ -42,4 +43,5 @@ class Stats:
             "api_calls_by_route": dict(self.api_calls),
             "api_answers": dict(self.api_answers),
             "rate_limited": self.rate_limited,
+            "failed_saves": self.failed_saves,
         }

@@ -48,7 +48,7 @@ class IntakeQApi:
         app.router.add_get("/notes/{id}", self.note)
         app.router.add_get("/invoices", self.list_invoices)
         app.router.add_get("/invoices/{id}", self.invoice)
-        app.router.add_post("/intakes", _not_built)  # so that GET answers 405
+        app.router.add_get("/intakes", _post_only)
         app.router.add_route("*", "/{tail:.*}", _no_such_page)
 
     async def list_appointments(self, request: web.Request) -> web.Response:
@@ -240,5 +240,6 @@ async def _no_such_page(_request: web.Request) -> web.Response:
     return html_page(404, "Page not found")
 
 
-async def _not_built(_request: web.Request) -> web.Response:
-    return _json({"Message": "This sandbox does not take office-use answers"}, 501)
+async def _post_only(_request: web.Request) -> web.Response:
+    """The list of intakes is at /intakes/summary; this path only takes office-use answers."""
+    raise web.HTTPMethodNotAllowed("GET", ["POST"])

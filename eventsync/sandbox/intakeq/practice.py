@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from eventsync.sandbox.intakeq.pool import Pool
 from eventsync.sandbox.intakeq.records import (
@@ -50,7 +50,10 @@ class Practice:
 
     def __init__(self, profile: PracticeProfile, serial: int = 0) -> None:
         self.profile = profile
-        self.zone = ZoneInfo(profile.time_zone)
+        try:
+            self.zone = ZoneInfo(profile.time_zone)
+        except ZoneInfoNotFoundError as error:
+            raise ValueError(f"no time zone {profile.time_zone!r} here; is tzdata installed?") from error
         self.rng = random.Random(f"{profile.seed}:actions:{serial}")
         self.serial = serial  # numbers every id; with it a restarted practice never repeats one
         self.revision = 0
