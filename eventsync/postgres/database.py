@@ -68,6 +68,11 @@ class Database:
         except TimeoutError:
             pool.terminate()
 
+    async def ping(self) -> None:
+        """Ask PostgreSQL for a sign of life. Raises Transient or Misconfigured."""
+        async with self.session() as session:
+            await session.execute("SELECT 1")
+
     @asynccontextmanager
     async def session(self, *, acquire_timeout_s: float = 5.0) -> AsyncIterator[Session]:
         """Borrow a connection. Errors of the driver inside become Transient, Rejected or Misconfigured."""

@@ -22,7 +22,7 @@ class _Sql:
     store: str
     claim_due: str
     mark_published: str
-    next_due_at: str
+    next_due: str
     republish_lost: str
     republish_all: str
     return_expired_leases: str
@@ -34,7 +34,7 @@ class _Sql:
     lease_refetch: str
     end_read: str
     covered_by_read: str
-    still_waiting: str
+    defer: str
     count_dead_letter: str
     unpark: str
     measure: str
@@ -163,11 +163,11 @@ class EventQueue:
         async with self.database.session() as session:
             return _count(await session.execute(SQL.return_expired_leases, now))
 
-    async def next_due_at(self, windows: Sequence[FlightWindow]) -> datetime | None:
-        """Tell when the earliest waiting event is due that has room in its window; None when nothing waits."""
+    async def next_due(self, windows: Sequence[FlightWindow]) -> list[tuple[datetime, bool]]:
+        """Tell for each class with waiting events when the earliest is due and whether the window has room."""
         async with self.database.session() as session:
-            due: datetime | None = await session.fetchval(SQL.next_due_at, *_columns(windows))
-            return due
+            rows = await session.fetch(SQL.next_due, *_columns(windows))
+        return [(row["available_at"], row["has_room"]) for row in rows]
 
     async def begin_attempts(
         self, event_ids: Sequence[UUID], now: datetime, *, released: Iterable[UUID] = ()
@@ -197,7 +197,12 @@ class EventQueue:
     async def end_read(self, lease: RefetchLease) -> None:
         """Let the next worker read the record; nothing happens where the lease was lost to another."""
         async with self.database.session() as session:
-            await session.execute(SQL.end_read, lease.connection_id, lease.entity_kind, lease.entity_id, lease.sequence)
+            await end_read(session, lease)
+
+    async def defer(self, event_id: UUID, available_at: datetime) -> None:
+        """Let an event wait whose record another worker is reading."""
+        async with self.database.session() as session:
+            await session.execute(SQL.defer, event_id, available_at)
 
     async def count_dead_letter(self, event_id: UUID, now: datetime) -> int | None:
         """Count an attempt for an event that the broker gave up on; None where it has ended or is at work."""
@@ -284,10 +289,14 @@ async def hand_to_refetch(session: Session, work: Sequence[RefetchWork], now: da
 
 async def covered_by_read(session: Session, lease: RefetchLease, read_began_at: datetime) -> list[tuple[EventId, str]]:
     """List the waiting events (id, type) that the read of this record answers."""
-    rows = await session.fetch(
-        SQL.covered_by_read, lease.connection_id, lease.entity_kind, lease.entity_id, read_began_at
-    )
+    key = lease.connection_id, lease.entity_kind, lease.entity_id
+    rows = await session.fetch(SQL.covered_by_read, *key, read_began_at, lease.event_id)
     return [(row["event_id"], row["event_type"]) for row in rows]
+
+
+async def end_read(session: Session, lease: RefetchLease) -> None:
+    """Let the next worker read the record; nothing happens where the lease was lost to another."""
+    await session.execute(SQL.end_read, lease.connection_id, lease.entity_kind, lease.entity_id, lease.sequence)
 
 
 def _columns(windows: Sequence[FlightWindow]) -> tuple[list[str], list[int], list[int]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NewType, Protocol
 
+from eventsync.domain.errors import Transient
+
 ReservationId = NewType("ReservationId", int)
 
 
@@ -18,11 +20,15 @@ class Purpose(StrEnum):
     CHECK = "check"
 
 
+class BudgetSpent(Transient):
+    """Our own allowance has no place for the call now: nothing was sent, and nothing went wrong."""
+
+
 class Budget(Protocol):
     """One API key's allowance: a call is reserved before it is made, and a crash after that counts as spent."""
 
     async def reserve(self, purpose: Purpose) -> ReservationId:
-        """Reserve one call. Raises Transient with `retry_after_s` when the minute, the day or the share is spent."""
+        """Reserve one call. Raises BudgetSpent with `retry_after_s` when the minute, the day or the share is spent."""
 
     async def finish(self, reservation: ReservationId) -> None:
         """Note that the call has been answered: its place in the vendor's minute starts no later than now."""

@@ -106,7 +106,7 @@ CREATE TABLE event_queue (
     CHECK (status <> 'running' OR leased_until IS NOT NULL),
     CHECK (status <> 'parked' OR reason IS NOT NULL)
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
-CREATE INDEX event_queue_due ON event_queue (lane, available_at, event_id) WHERE status = 'pending';
+CREATE INDEX event_queue_due ON event_queue (work, lane, available_at, event_id) WHERE status = 'pending';
 CREATE INDEX event_queue_in_flight ON event_queue (work, lane, published_at) WHERE status = 'published';
 CREATE INDEX event_queue_leased ON event_queue (leased_until) WHERE status = 'running';
 CREATE INDEX event_queue_parked ON event_queue (received_at DESC, event_id DESC) WHERE status = 'parked';

@@ -37,18 +37,17 @@ CROSS JOIN LATERAL (
 UPDATE event_queue SET status = 'published', published_at = $2, publishes = publishes + 1
 WHERE event_id = ANY($1::uuid[]);
 
--- name: next_due_at
--- When the relay should look next although nobody has called: the earliest of the classes that have room.
-SELECT min(q.available_at)
+-- name: next_due
+-- When each class should be looked at next although nobody has called, and whether it has room in its window.
+SELECT q.available_at, c.flight_window > (
+    SELECT count(*) FROM event_queue f WHERE f.status = 'published' AND f.work = c.work AND f.lane = c.lane
+) AS has_room
 FROM unnest($1::text[], $2::smallint[], $3::int[]) AS c(work, lane, flight_window)
 CROSS JOIN LATERAL (
     SELECT available_at FROM event_queue
     WHERE status = 'pending' AND work = c.work AND lane = c.lane
     ORDER BY available_at LIMIT 1
-) q
-WHERE c.flight_window > (
-    SELECT count(*) FROM event_queue f WHERE f.status = 'published' AND f.work = c.work AND f.lane = c.lane
-);
+) q;
 
 -- name: republish_lost
 -- Only a bounded window is in flight, so age means lost; the wait doubles with each publish, so that a long stop of
@@ -146,10 +145,12 @@ WHERE connection_id = $1 AND kind = $2 AND external_id = $3 AND sequence = $4;
 -- Every event that named this record before the read began is answered by the read.
 SELECT event_id, event_type FROM event_queue
 WHERE work = 'refetch' AND connection_id = $1 AND entity_kind = $2 AND entity_id = $3
-  AND received_at < $4 AND status <> 'parked';
+  AND (received_at < $4 OR event_id = $5) AND status <> 'parked';
 
--- name: still_waiting
-SELECT status, reason, attempts FROM event_queue WHERE event_id = $1;
+-- name: defer
+-- The event's record is being read for someone else; that read may answer this event too.
+UPDATE event_queue SET status = 'pending', available_at = $2
+WHERE event_id = $1 AND work = 'refetch' AND status = 'published';
 
 -- name: count_dead_letter
 -- A dead letter that was never attempted only shared its consumer's fate; it gets its own chances, counted.

@@ -1,0 +1,36 @@
+"""Brings the bus back for whoever needs it, and publishes again what it lost; all workers of a process share one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from eventsync.bus.wire import Bus
+from eventsync.postgres.queue import EventQueue
+
+_log = structlog.get_logger(__name__)
+
+
+class BusLink:
+    """The bus, with the promise that what its queues lost is made due again in PostgreSQL."""
+
+    def __init__(self, bus: Bus, queue: EventQueue) -> None:
+        self.bus = bus
+        self._queue = queue
+        self._lock = asyncio.Lock()
+        self._owes_republish = False
+
+    async def restore(self) -> None:
+        """Connect where needed. Raises Transient or Misconfigured as `Bus.start` does.
+
+        A queue that had to be created held nothing, so everything in flight becomes due again; that debt is
+        remembered until PostgreSQL has taken it.
+        """
+        async with self._lock:
+            if await self.bus.start():
+                self._owes_republish = True
+            if self._owes_republish:
+                count = await self._queue.republish_all()
+                self._owes_republish = False
+                _log.info("in_flight_events_due_again", count=count)

@@ -1,0 +1,181 @@
+"""Reads from the vendor what an event only named: one read at a time per record, within the API budget.
+
+The message is acknowledged as soon as the row is leased, since a read may wait for the budget far longer than a
+broker waits for an acknowledgement; a worker that dies leaves a lease that runs out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from eventsync.bus.wire import QueueName
+from eventsync.domain.changes import EntityRef, RecordChange
+from eventsync.domain.clock import Clock
+from eventsync.domain.connections import Connection
+from eventsync.domain.errors import Misconfigured, Rejected, Transient
+from eventsync.domain.events import EventId
+from eventsync.domain.merging import Merged
+from eventsync.domain.records import RecordKind
+from eventsync.domain.webhooks import WebhookReading
+from eventsync.postgres.queue import EventQueue, Finished, Parked, RefetchLease, covered_by_read, end_read, finish
+from eventsync.postgres.record_rows import milliseconds
+from eventsync.postgres.records import EventChange, RecordWriter
+from eventsync.stages.apply import event_ids_in, finished_by
+from eventsync.stages.bus_link import BusLink
+from eventsync.stages.cancellation import finish_before_cancel
+from eventsync.stages.directory import ConnectionDirectory
+from eventsync.telemetry import Metrics
+from eventsync.vendorkit.budget import BudgetSpent
+from eventsync.vendorkit.vendor import VendorClient
+
+_log = structlog.get_logger(__name__)
+
+MAX_ATTEMPTS = 12
+_LEASE = timedelta(minutes=5)
+_DEFER = timedelta(seconds=2)
+_FIRST_RETRY_S = 15.0
+_LONGEST_RETRY_S = 3600.0
+_CREDENTIALS_RETRY_S = 300.0
+
+OpenClient = Callable[[Connection], VendorClient]
+
+
+class Refetcher:
+    """Answers one event at a time by one read of its record, and every other event that the read answers too."""
+
+    def __init__(
+        self,
+        queue: EventQueue,
+        writer: RecordWriter,
+        directory: ConnectionDirectory,
+        open_client: OpenClient,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._queue = queue
+        self._writer = writer
+        self._directory = directory
+        self._open_client = open_client
+        self._metrics = metrics
+        self._clock = clock
+
+    async def lease(self, event_id: UUID) -> RefetchLease | None:
+        """Take the right to read the event's record, or let the event wait for whoever has it."""
+        now = self._clock()
+        lease = await self._queue.lease_refetch(event_id, now, now + _LEASE)
+        if lease is None:
+            await self._queue.defer(event_id, now + _DEFER)
+        return lease
+
+    async def refetch(self, lease: RefetchLease) -> None:
+        """Read the record and bring the event to its end, or to its next try. Raises Transient for PostgreSQL only."""
+        read_began_at = self._clock()
+        try:
+            changes = await self._read(lease, read_began_at)
+        except Misconfigured as error:
+            _log.error("vendor_refuses_credentials", connection_id=str(lease.connection_id), error=str(error))
+            await self._retry(lease, _CREDENTIALS_RETRY_S, str(error), counts=False)
+        except BudgetSpent as error:
+            await self._retry(lease, error.retry_after_s or _FIRST_RETRY_S, str(error), counts=False)
+        except Transient as error:
+            await self._retry_or_park(lease, error)
+        except Rejected as error:
+            await self._park(lease, error.reason, str(error))
+        else:
+            await self._commit(lease, read_began_at, changes)
+
+    async def _read(self, lease: RefetchLease, read_began_at: datetime) -> tuple[RecordChange, ...]:
+        connection = await self._directory.get(lease.connection_id)
+        client = self._open_client(connection)
+        return await client.refetch(_entity(lease), sequence=lease.sequence, read_began_ms=milliseconds(read_began_at))
+
+    async def _commit(self, lease: RefetchLease, read_began_at: datetime, changes: Sequence[RecordChange]) -> None:
+        now = self._clock()
+        entries = [EventChange(lease.event_id, change) for change in changes]
+        try:
+            async with self._queue.database.transaction() as session:
+                merged = await self._writer.write(session, entries, now)
+                results = list(zip(entries, merged, strict=True))
+                covered = await covered_by_read(session, lease, read_began_at)
+                await finish(session, [self._end(lease, event, results, changes) for event in covered], now)
+                await end_read(session, lease)
+        except Rejected as error:
+            await self._park(lease, error.reason, str(error))
+            return
+        for event_id, _ in covered:
+            self._metrics.finished.labels(vendor=lease.vendor, outcome="refetched").inc()
+            _log.debug("event_refetched", event_id=str(event_id))
+
+    @staticmethod
+    def _end(
+        lease: RefetchLease,
+        event: tuple[EventId, str],
+        results: Sequence[tuple[EventChange, Merged]],
+        changes: Sequence[RecordChange],
+    ) -> Finished:
+        event_id, event_type = event
+        return finished_by(event_id, WebhookReading(event_type, _entity(lease), tuple(changes)), results)
+
+    async def _retry_or_park(self, lease: RefetchLease, error: Transient) -> None:
+        if lease.attempts >= MAX_ATTEMPTS:
+            await self._park(lease, "vendor_unreachable", str(error))
+            return
+        pause_s = error.retry_after_s or min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2.0 ** (lease.attempts - 1))
+        await self._retry(lease, pause_s, str(error), counts=True)
+
+    async def _retry(self, lease: RefetchLease, pause_s: float, error: str, *, counts: bool) -> None:
+        available_at = self._clock() + timedelta(seconds=pause_s)
+        await self._queue.retry_later([lease.event_id], available_at, error, counts=counts)
+        await self._queue.end_read(lease)
+
+    async def _park(self, lease: RefetchLease, reason: str, error: str) -> None:
+        await self._queue.park([Parked(lease.event_id, reason, error)])
+        await self._queue.end_read(lease)
+        self._metrics.parked.labels(vendor=lease.vendor, reason=reason).inc()
+        _log.warning("event_parked", event_id=str(lease.event_id), reason=reason)
+
+
+class RefetchWorker:
+    """Feeds a Refetcher from the bus: several records at once, so that a slow vendor does not hold up the others."""
+
+    name = "worker:refetch"
+
+    def __init__(self, refetcher: Refetcher, link: BusLink, *, at_once: int = 4) -> None:
+        self._refetcher = refetcher
+        self._link = link
+        self._at_once = at_once
+
+    async def run(self) -> None:
+        """Work for ever. Raises Transient when PostgreSQL or the bus goes away: run it again."""
+        await self._link.restore()
+        subscription = await self._link.bus.subscribe(QueueName.REFETCH, self._at_once)
+        places = asyncio.Semaphore(self._at_once)
+        try:
+            async with asyncio.TaskGroup() as reads:
+                while True:
+                    deliveries = await subscription.next_batch(1)
+                    leases = [await self._refetcher.lease(event_id) for event_id in event_ids_in(deliveries)]
+                    await subscription.acknowledge(deliveries)
+                    for lease in leases:
+                        if lease is not None:
+                            await places.acquire()
+                            reads.create_task(self._refetch(lease, places))
+        except* Transient as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await asyncio.shield(subscription.close())
+
+    async def _refetch(self, lease: RefetchLease, places: asyncio.Semaphore) -> None:
+        try:
+            await finish_before_cancel(self._refetcher.refetch(lease))
+        finally:
+            places.release()
+
+
+def _entity(lease: RefetchLease) -> EntityRef:
+    return EntityRef(lease.connection_id, RecordKind(lease.entity_kind), lease.entity_id)

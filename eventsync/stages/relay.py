@@ -1,0 +1,156 @@
+"""Carries due events from PostgreSQL to the bus: woken by NOTIFY, guaranteed by polling, any number side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import structlog
+
+from eventsync.bus.topology import RoutingKey, changed
+from eventsync.bus.wire import Message, encode
+from eventsync.domain.clock import Clock
+from eventsync.domain.events import Lane, WorkClass
+from eventsync.postgres.listener import Channel, Listener
+from eventsync.postgres.queue import Claimed, EventQueue, FlightWindow, claim_due, mark_published
+from eventsync.postgres.records import News, take_news
+from eventsync.stages.bus_link import BusLink
+from eventsync.telemetry import Metrics
+
+_log = structlog.get_logger(__name__)
+
+APPLY_PREFETCH = 300
+WINDOWS = (
+    FlightWindow(WorkClass.APPLY, Lane.FRESH, 20 * APPLY_PREFETCH),
+    FlightWindow(WorkClass.APPLY, Lane.BULK, 2 * APPLY_PREFETCH),  # so a replay is never more than moments ahead
+    FlightWindow(WorkClass.REFETCH, Lane.FRESH, 50),
+    FlightWindow(WorkClass.REFETCH, Lane.BULK, 10),
+)
+_RESCUE_INTERVAL = timedelta(seconds=10)
+_FULL_WINDOW_PAUSE_S = 0.05
+
+
+class Relay:
+    """Publishes what is due, in batches that are claimed, confirmed and marked in one short transaction."""
+
+    name = "relay"
+
+    def __init__(
+        self,
+        queue: EventQueue,
+        link: BusLink,
+        listener: Listener,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        windows: Sequence[FlightWindow] = WINDOWS,
+        batch_events: int = 500,
+        lost_after_s: float = 60.0,
+        publish_timeout_s: float = 10.0,
+    ) -> None:
+        self._queue = queue
+        self._link = link
+        self._listener = listener
+        self._signal = listener.signal(Channel.QUEUE)
+        self._metrics = metrics
+        self._clock = clock
+        self._windows = tuple(windows)
+        self._batch_events = batch_events
+        self._lost_after_s = lost_after_s
+        self._publish_timeout_s = publish_timeout_s
+        self._rescued_at = clock()
+
+    async def run(self) -> None:
+        """Relay for ever. Raises Transient when PostgreSQL or the bus goes away: run it again."""
+        await self._link.restore()
+        woken_by = "start"
+        while True:
+            moved = await self.run_once()
+            if moved:
+                self._metrics.wakeups.labels(by=woken_by).inc()
+                woken_by = "more"
+            else:
+                woken_by = await self._wait()
+
+    async def run_once(self) -> int:
+        """Publish one batch of events and one of news, and rescue what seems lost; tell how many went out."""
+        await self._rescue()
+        return await self._relay_events() + await self._relay_news()
+
+    async def _relay_events(self) -> int:
+        async with self._queue.database.transaction() as session:
+            claimed = await claim_due(session, self._windows, self._clock(), at_most=self._batch_events)
+            if not claimed:
+                return 0
+            async with asyncio.timeout(self._publish_timeout_s):
+                await self._link.bus.publish([_work_message(entry) for entry in claimed])
+            await mark_published(session, [entry.event_id for entry in claimed], self._clock())
+        for (work, lane), count in Counter((entry.work, entry.lane) for entry in claimed).items():
+            self._metrics.published.labels(work=work.value, lane=lane.name.lower()).inc(count)
+        return len(claimed)
+
+    async def _relay_news(self) -> int:
+        async with self._queue.database.transaction() as session:
+            news = await take_news(session, self._batch_events)
+            if news:
+                async with asyncio.timeout(self._publish_timeout_s):
+                    await self._link.bus.publish([_news_message(entry) for entry in news])
+        return len(news)
+
+    async def _rescue(self) -> None:
+        now = self._clock()
+        if now - self._rescued_at < _RESCUE_INTERVAL:
+            return
+        self._rescued_at = now
+        lost = await self._queue.republish_lost(now, after_s=self._lost_after_s)
+        if lost:
+            self._metrics.republished.inc(lost)
+            _log.warning("published_events_seemed_lost", count=lost)
+        expired = await self._queue.return_expired_leases(now)
+        if expired:
+            _log.warning("leases_expired", count=expired)
+
+    async def _wait(self) -> str:
+        pause_s, reason = self._pause(await self._queue.next_due(self._windows))
+        return "notify" if await self._signal.wait(pause_s) else reason
+
+    def _pause(self, due: Sequence[tuple[datetime, bool]]) -> tuple[float, str]:
+        poll_s = min(self._listener.poll_interval_s, _RESCUE_INTERVAL.total_seconds())
+        now = self._clock()
+        pauses = [(poll_s, "poll")]
+        for due_at, has_room in due:
+            due_in_s = (due_at - now).total_seconds()
+            if due_in_s > 0 or has_room:
+                pauses.append((due_in_s, "due"))
+            else:
+                pauses.append((_FULL_WINDOW_PAUSE_S, "room"))
+        return min(pauses)
+
+
+_ROUTING_KEYS = {
+    (WorkClass.APPLY, Lane.FRESH): RoutingKey.APPLY_FRESH,
+    (WorkClass.APPLY, Lane.BULK): RoutingKey.APPLY_BULK,
+    (WorkClass.REFETCH, Lane.FRESH): RoutingKey.REFETCH,
+    (WorkClass.REFETCH, Lane.BULK): RoutingKey.REFETCH,
+}
+
+
+def _work_message(entry: Claimed) -> Message:
+    body = encode({"type": f"event.{entry.work.value}", "event_id": str(entry.event_id)})
+    return Message(_ROUTING_KEYS[entry.work, entry.lane], body)
+
+
+def _news_message(news: News) -> Message:
+    envelope: dict[str, str | int | bool] = {
+        "type": changed(news.kind.value),
+        "connection_id": str(news.connection_id),
+        "record_id": str(news.record_id),
+        "external_id": news.external_id,
+        "version": news.position,
+        "deleted": news.deleted,
+    }
+    if news.event_id is not None:
+        envelope["event_id"] = str(news.event_id)
+    return Message(changed(news.kind.value), encode(envelope), must_route=False)

@@ -1,0 +1,105 @@
+"""Runs the workers of the chosen roles: starts them again when they fail, and drains them when told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from eventsync.domain.errors import EventsyncError, Misconfigured
+from eventsync.telemetry import Metrics
+
+_log = structlog.get_logger(__name__)
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_STEADY_AFTER_S = 10.0
+
+
+class Worker(Protocol):
+    """A long-running part: `run` goes on until it is cancelled, and may be run again after it failed."""
+
+    name: str
+
+    async def run(self) -> None:
+        """Work for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """How a worker is: `reason` is empty while it runs, else why it does not."""
+
+    name: str
+    reason: str
+    restarts: int
+
+
+class Supervisor:
+    """Owns one task per worker. `workers` are in the order in which they are stopped: the door comes first."""
+
+    def __init__(self, workers: Sequence[Worker], metrics: Metrics, *, stop_deadline_s: float = 25.0) -> None:
+        self._workers = tuple(workers)
+        self._metrics = metrics
+        self._stop_deadline_s = stop_deadline_s
+        self._states = {worker.name: WorkerState(worker.name, "not started", 0) for worker in workers}
+
+    @property
+    def states(self) -> Sequence[WorkerState]:
+        """How each worker is now."""
+        return tuple(self._states.values())
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run all workers until `stop` is set, then end them one by one within the deadline."""
+        tasks = {worker.name: asyncio.create_task(self._keep(worker), name=worker.name) for worker in self._workers}
+        try:
+            await stop.wait()
+        finally:
+            await self._end(tasks)
+
+    async def _keep(self, worker: Worker) -> None:
+        pause_s = _FIRST_PAUSE_S
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            self._tell(worker, "")
+            try:
+                await worker.run()
+                reason = "it ended by itself"
+            except EventsyncError as error:
+                reason = str(error)
+                log = _log.error if isinstance(error, Misconfigured) else _log.warning
+                log("worker_failed", worker=worker.name, error=reason)
+            except Exception as error:  # noqa: BLE001  # a fault of ours must not stop the other workers
+                reason = f"internal error ({type(error).__name__})"
+                _log.error("worker_failed", worker=worker.name, exception=type(error).__name__, where=_origin(error))
+            if loop.time() - started > _STEADY_AFTER_S:
+                pause_s = _FIRST_PAUSE_S
+            self._tell(worker, reason, restarted=True)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _tell(self, worker: Worker, reason: str, *, restarted: bool = False) -> None:
+        before = self._states[worker.name]
+        self._states[worker.name] = WorkerState(worker.name, reason, before.restarts + restarted)
+        if restarted:
+            self._metrics.worker_restarts.labels(worker=worker.name).inc()
+
+    async def _end(self, tasks: dict[str, asyncio.Task[None]]) -> None:
+        deadline = asyncio.get_running_loop().time() + self._stop_deadline_s
+        for name, task in tasks.items():
+            task.cancel()
+            left_s = max(0.1, deadline - asyncio.get_running_loop().time())
+            _, late = await asyncio.wait({task}, timeout=left_s)
+            if late:
+                _log.error("worker_did_not_end_in_time", worker=name)
+        _log.info("stopped")
+
+
+def _origin(error: BaseException) -> str:
+    """Name the place in the code that failed: the exception's own text could quote a patient's data."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return "unknown" if frame is None else f"{frame.tb_frame.f_globals.get('__name__')}:{frame.tb_lineno}"
