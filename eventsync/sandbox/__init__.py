@@ -6,15 +6,15 @@
 
 from eventsync.sandbox.command import sandbox_command
 from eventsync.sandbox.delivery import SenderLimits
+from eventsync.sandbox.errors import NotPossibleError, OptionsError, StateError
 from eventsync.sandbox.faults import Faults
 from eventsync.sandbox.options import DEFAULT_API_KEY, SandboxOptions
 from eventsync.sandbox.quota import QuotaLimits, QuotaWindow
 from eventsync.sandbox.sandbox import BurstResult, Sandbox
 from eventsync.sandbox.serving import RunningSandbox, serve
 from eventsync.sandbox.signing import SignatureEncoding, Signing
-from eventsync.sandbox.state import StateError
 from eventsync.sandbox.traffic import TrafficMix
-from eventsync.sandbox.vendor import Effect, Fact, NotPossibleError, Webhook
+from eventsync.sandbox.vendor import Effect, Fact, Webhook
 
 __all__ = [
     "DEFAULT_API_KEY",
@@ -23,6 +23,7 @@ __all__ = [
     "Fact",
     "Faults",
     "NotPossibleError",
+    "OptionsError",
     "QuotaLimits",
     "QuotaWindow",
     "RunningSandbox",

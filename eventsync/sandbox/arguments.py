@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-
-class BadArgumentError(Exception):
-    """An argument has the wrong type, is out of range, or is unknown."""
+from eventsync.sandbox.errors import BadArgumentError
 
 
 class Arguments:

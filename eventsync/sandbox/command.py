@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
+from eventsync.sandbox.errors import OptionsError, StateError
 from eventsync.sandbox.faults import Faults
 from eventsync.sandbox.options import DEFAULT_API_KEY, SandboxOptions
 from eventsync.sandbox.quota import QuotaLimits
 from eventsync.sandbox.serving import VENDORS, serve
-from eventsync.sandbox.state import StateError
 
 
 class _FaultsType(click.ParamType[Faults]):
@@ -102,7 +102,7 @@ def sandbox_command(  # noqa: PLR0913  one argument an option
     )
     try:
         asyncio.run(_serve_until_signal(options))
-    except (ValueError, StateError) as error:
+    except (OptionsError, StateError) as error:
         raise click.UsageError(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"cannot serve on {host}:{port}: {error.strerror}") from error

@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from eventsync.sandbox.arguments import Arguments, BadArgumentError
+from eventsync.sandbox.arguments import Arguments
+from eventsync.sandbox.errors import BadArgumentError, NotPossibleError
 from eventsync.sandbox.quota import QuotaLimits, QuotaWindow
 from eventsync.sandbox.sandbox import Sandbox
 from eventsync.sandbox.traffic import TrafficMix
-from eventsync.sandbox.vendor import Fact, NotPossibleError
+from eventsync.sandbox.vendor import Fact
 
 PREFIX = "/_sandbox"
 _DEFAULT_TIMEOUT_S = 120.0

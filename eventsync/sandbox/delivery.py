@@ -32,7 +32,7 @@ class SenderLimits:
 class WebhookSender:
     """Takes webhooks in the order of the changes and POSTs them to the URL of their kind."""
 
-    def __init__(  # noqa: PLR0913  the parts are independent and all explicit
+    def __init__(
         self,
         *,
         targets: Mapping[str, str],

@@ -65,7 +65,10 @@ class Faults:
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"fault {name} must be a number")  # noqa: TRY004  one error type for all bad settings
-    number = float(value)
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise ValueError(f"fault {name} must be a number") from error
     return int(number) if name == "reorder_span" else number
 
 

@@ -24,7 +24,7 @@ def html_page(status: int, text: str) -> web.Response:
 class ApiGate:
     """Checks, counts and spoils API calls; `quota` and `faults` may be replaced while it runs."""
 
-    def __init__(  # noqa: PLR0913  the parts are independent and all explicit
+    def __init__(
         self,
         *,
         header: str,

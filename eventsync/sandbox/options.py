@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eventsync.sandbox.delivery import SenderLimits
+from eventsync.sandbox.errors import OptionsError
 from eventsync.sandbox.faults import Faults
 from eventsync.sandbox.quota import QuotaLimits
 from eventsync.sandbox.signing import Signing
@@ -47,4 +48,4 @@ class SandboxOptions:
 
     def __post_init__(self) -> None:
         if self.rate_per_s < 0 or self.speed <= 0 or self.save_every_s <= 0:
-            raise ValueError("rate_per_s must be at least 0, speed and save_every_s above 0")
+            raise OptionsError("rate_per_s must be at least 0, speed and save_every_s above 0")

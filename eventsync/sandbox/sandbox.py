@@ -9,12 +9,13 @@ from typing import Any
 from eventsync.sandbox.arguments import Arguments
 from eventsync.sandbox.clock import SandboxClock
 from eventsync.sandbox.delivery import WebhookSender
+from eventsync.sandbox.errors import NotPossibleError, OptionsError
 from eventsync.sandbox.faults import Faults
 from eventsync.sandbox.gate import ApiGate
 from eventsync.sandbox.quota import Quota, QuotaLimits
 from eventsync.sandbox.stats import Stats
 from eventsync.sandbox.traffic import Traffic, TrafficMix
-from eventsync.sandbox.vendor import Effect, Fact, NotPossibleError, PretendVendor
+from eventsync.sandbox.vendor import Effect, Fact, PretendVendor
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class BurstResult:
 class Sandbox:
     """The vendor with its clock, sender, gate and traffic; the parts are public for tests in the same process."""
 
-    def __init__(  # noqa: PLR0913  the parts are independent and all explicit
+    def __init__(
         self,
         *,
         vendor: PretendVendor,
@@ -68,7 +69,7 @@ class Sandbox:
         self.gate.quota = Quota(limits)
 
     def set_targets(self, targets: Mapping[str, str]) -> None:
-        """Choose the URL of each webhook kind; kinds not named get none. Raises ValueError for an unknown kind."""
+        """Choose the URL of each webhook kind; kinds not named get none. Raises OptionsError for an unknown kind."""
         check_targets(self.vendor, targets)
         self.sender.targets = dict(targets)
 
@@ -122,4 +123,4 @@ def check_targets(vendor: PretendVendor, targets: Mapping[str, str]) -> None:
     """Refuse a webhook kind that the vendor does not have."""
     unknown = sorted(set(targets) - set(vendor.webhook_kinds))
     if unknown:
-        raise ValueError(f"unknown webhook kinds {unknown}; known: {', '.join(vendor.webhook_kinds)}")
+        raise OptionsError(f"unknown webhook kinds {unknown}; known: {', '.join(vendor.webhook_kinds)}")

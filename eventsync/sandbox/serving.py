@@ -14,12 +14,13 @@ from aiohttp import web
 from eventsync.sandbox.clock import SandboxClock
 from eventsync.sandbox.control import PREFIX, ControlApi
 from eventsync.sandbox.delivery import WebhookSender
+from eventsync.sandbox.errors import OptionsError, StateError
 from eventsync.sandbox.gate import ApiGate
 from eventsync.sandbox.intakeq.vendor import open_intakeq, reopen_intakeq
 from eventsync.sandbox.options import SandboxOptions
 from eventsync.sandbox.quota import Quota
 from eventsync.sandbox.sandbox import Sandbox, check_targets
-from eventsync.sandbox.state import SavedState, StateError, encode_state, load_state, save_state
+from eventsync.sandbox.state import SavedState, encode_state, load_state, save_state
 from eventsync.sandbox.stats import Stats
 from eventsync.sandbox.traffic import Traffic, TrafficMix
 from eventsync.sandbox.vendor import PretendVendor
@@ -55,7 +56,7 @@ class RunningSandbox:
 async def serve(options: SandboxOptions) -> AsyncIterator[RunningSandbox]:
     """Run a sandbox until the block is left; its practice is then saved if a path was given.
 
-    Raises ValueError for options that cannot be, StateError for an unusable state file, OSError for a taken port.
+    Raises OptionsError for options that cannot be, StateError for an unusable state file, OSError for a taken port.
     """
     vendor, start_ms = _open_vendor(options)
     check_targets(vendor, options.webhook_targets)
@@ -80,7 +81,7 @@ def _open_vendor(options: SandboxOptions) -> tuple[PretendVendor, int]:
     """The saved practice or a new one, and the time to begin at: never before the saved one."""
     opening = _OPENINGS.get(options.vendor)
     if opening is None:
-        raise ValueError(f"unknown vendor {options.vendor!r}; known: {', '.join(VENDORS)}")
+        raise OptionsError(f"unknown vendor {options.vendor!r}; known: {', '.join(VENDORS)}")
     start_ms = int(time.time() * 1000) if options.start_ms is None else options.start_ms
     saved = None if options.state_path is None else load_state(options.state_path, options.vendor)
     if saved is not None:

@@ -7,11 +7,9 @@ from typing import Any
 
 import orjson
 
+from eventsync.sandbox.errors import StateError
+
 _FORMAT = 1
-
-
-class StateError(Exception):
-    """The state file cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)

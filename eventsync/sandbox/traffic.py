@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from eventsync.sandbox.arguments import Arguments
 from eventsync.sandbox.clock import SandboxClock
 from eventsync.sandbox.delivery import WebhookSender
+from eventsync.sandbox.errors import NotPossibleError
 from eventsync.sandbox.stats import Stats
-from eventsync.sandbox.vendor import Action, Effect, NotPossibleError, PretendVendor
+from eventsync.sandbox.vendor import Action, Effect, PretendVendor
 
 _DRAWS = 200
 _YIELD_EVERY = 20

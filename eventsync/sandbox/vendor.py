@@ -49,10 +49,6 @@ class Fact:
     data: dict[str, Any]
 
 
-class NotPossibleError(Exception):
-    """The action does not fit the present data (no such record, wrong status); try another or name a record."""
-
-
 class PretendVendor(Protocol):
     """A vendor without clock and network: everything happens at a time that is passed in."""
 

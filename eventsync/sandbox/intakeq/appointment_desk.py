@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from eventsync.sandbox.arguments import Arguments
+from eventsync.sandbox.errors import NotPossibleError
 from eventsync.sandbox.intakeq.booking import DAY_MS, Booking, choose_booking, new_appointment, slot_ms
 from eventsync.sandbox.intakeq.pool import Pool
 from eventsync.sandbox.intakeq.practice import Practice
 from eventsync.sandbox.intakeq.records import OPEN_STATUSES, Appointment, AppointmentStatus, Client
 from eventsync.sandbox.intakeq.webhooks import appointment_webhook
-from eventsync.sandbox.vendor import Effect, NotPossibleError, Webhook
+from eventsync.sandbox.vendor import Effect, Webhook
 
 LARGEST_SERIES = 52
 _TRIES = 40

@@ -4,11 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 from eventsync.sandbox.arguments import Arguments
+from eventsync.sandbox.errors import NotPossibleError
 from eventsync.sandbox.intakeq.invention import invent_client, invent_profile_edit
 from eventsync.sandbox.intakeq.practice import Practice
 from eventsync.sandbox.intakeq.records import Intake, Invoice, InvoiceStatus, Note
 from eventsync.sandbox.intakeq.webhooks import intake_webhook, invoice_webhook, note_webhook
-from eventsync.sandbox.vendor import Effect, NotPossibleError
+from eventsync.sandbox.vendor import Effect
 
 _DAY_MS = 86_400_000
 _QUESTIONNAIRES = ("Intake Form", "Consent Form", "PHQ-9")

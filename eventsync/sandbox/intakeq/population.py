@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eventsync.sandbox.arguments import Arguments
+from eventsync.sandbox.errors import OptionsError
 from eventsync.sandbox.intakeq.booking import DAY_MS, choose_booking, new_appointment, slot_ms
 from eventsync.sandbox.intakeq.invention import invent_client, invent_staff
 from eventsync.sandbox.intakeq.paperwork import Paperwork
@@ -24,7 +25,7 @@ class PracticeSize:
 
     def __post_init__(self) -> None:
         if self.clients < 1 or self.practitioners < 1 or self.appointments < 0:
-            raise ValueError("a practice needs at least one client and one practitioner")
+            raise OptionsError("a practice needs at least one client and one practitioner")
 
 
 def populate(profile: PracticeProfile, size: PracticeSize, now_ms: int) -> Practice:

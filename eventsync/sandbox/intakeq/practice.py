@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from eventsync.sandbox.errors import NotPossibleError, OptionsError
 from eventsync.sandbox.intakeq.pool import Pool
 from eventsync.sandbox.intakeq.records import (
     Appointment,
@@ -24,7 +25,6 @@ from eventsync.sandbox.intakeq.records import (
     Practitioner,
     Service,
 )
-from eventsync.sandbox.vendor import NotPossibleError
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -53,7 +53,7 @@ class Practice:
         try:
             self.zone = ZoneInfo(profile.time_zone)
         except ZoneInfoNotFoundError as error:
-            raise ValueError(f"no time zone {profile.time_zone!r} here; is tzdata installed?") from error
+            raise OptionsError(f"no time zone {profile.time_zone!r} here; is tzdata installed?") from error
         self.rng = random.Random(f"{profile.seed}:actions:{serial}")
         self.serial = serial  # numbers every id; with it a restarted practice never repeats one
         self.revision = 0

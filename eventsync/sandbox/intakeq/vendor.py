@@ -107,7 +107,7 @@ class IntakeQVendor:
         return self.practice.to_state()
 
 
-def _actions(practice: Practice) -> dict[str, Action]:
+def intakeq_actions(practice: Practice) -> dict[str, Action]:
     """Every action; the weights make a lively practice whose size stays about the same."""
     desk, paper = AppointmentDesk(practice), Paperwork(practice)
     appointment, invoice = webhooks.APPOINTMENT, webhooks.INVOICE
@@ -149,10 +149,10 @@ def open_intakeq(options: SandboxOptions, now_ms: int) -> IntakeQVendor:
     )
     size = PracticeSize(clients=options.clients, practitioners=options.practitioners, appointments=options.appointments)
     practice = populate(profile, size, now_ms)
-    return IntakeQVendor(practice, _actions(practice))
+    return IntakeQVendor(practice, intakeq_actions(practice))
 
 
 def reopen_intakeq(state: dict[str, Any]) -> IntakeQVendor:
     """The practice that `to_state` wrote; raises KeyError, TypeError or ValueError when it is something else."""
     practice = practice_from_state(state)
-    return IntakeQVendor(practice, _actions(practice))
+    return IntakeQVendor(practice, intakeq_actions(practice))
