@@ -55,6 +55,7 @@ class WebhookSender:
         self._tie_break = itertools.count()
         self._hold_until_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_s = 0.0  # kept here: uvloop's handle of a moment already past cannot say when()
         self._background: asyncio.Task[None] | None = None
         self._unanswered = 0
         self._idle = asyncio.Event()
@@ -167,11 +168,12 @@ class WebhookSender:
         due_s = [self._delayed[0][0]] if self._delayed else []
         if self._held:
             due_s.append(self._hold_until_s)
-        if not due_s or (self._timer is not None and self._timer.when() <= min(due_s)):
+        if not due_s or (self._timer is not None and self._timer_due_s <= min(due_s)):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(min(due_s), self._on_timer)
+        self._timer_due_s = min(due_s)
+        self._timer = asyncio.get_running_loop().call_at(self._timer_due_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

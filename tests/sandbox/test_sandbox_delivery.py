@@ -6,6 +6,7 @@ import random
 import time
 
 import pytest
+import uvloop
 from sandbox_receiver import Receiver, calling, receiving, small
 
 from eventsync.sandbox import Faults, SenderLimits, SignatureEncoding, Signing
@@ -98,6 +99,18 @@ async def test_a_delayed_webhook_arrives_late_by_the_asked_span() -> None:
         faults = Faults(delay=1.0, delay_min_s=0.2, delay_max_s=0.3)
         await send(sender_to(receiver, Stats(), faults), 1)
         assert 0.2 <= time.monotonic() - started_s < 5
+
+
+def test_late_and_overtaken_webhooks_all_arrive_on_uvloop_too() -> None:
+    faults = Faults(delay=0.3, delay_min_s=0, delay_max_s=0.01, reorder=0.5, reorder_hold_s=0)
+
+    async def arrived() -> set[int]:
+        async with receiving() as receiver:
+            await send(sender_to(receiver, Stats(), faults), 500)
+            return {int(post.raw) for post in receiver.posts}
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(arrived()) == set(range(500))
 
 
 async def test_a_refused_webhook_is_not_sent_again() -> None:
