@@ -206,12 +206,12 @@ class Consumer:
             await asyncio.shield(subscription.close())
 
 
-def event_ids_in(deliveries: Sequence[Delivery]) -> list[UUID]:
+def event_ids_in(deliveries: Sequence[Delivery]) -> list[EventId]:
     """Read the events' ids out of our own messages, once each; what is none of ours is left out and logged."""
-    event_ids: dict[UUID, None] = {}
+    event_ids: dict[EventId, None] = {}
     for delivery in deliveries:
         try:
-            event_ids[UUID(str(decode(delivery.body).get("event_id")))] = None
+            event_ids[EventId(UUID(str(decode(delivery.body).get("event_id"))))] = None
         except (Rejected, ValueError):
             _log.error("message_is_not_ours", size_bytes=len(delivery.body))
     return list(event_ids)

@@ -74,6 +74,9 @@ class Refetcher:
 
     async def refetch(self, lease: RefetchLease) -> None:
         """Read the record and bring the event to its end, or to its next try. Raises Transient for PostgreSQL only."""
+        if lease.attempts > MAX_ATTEMPTS:  # earlier ones ended without a word: their workers died
+            await self._park(lease, "kills_the_worker", "its worker died at every attempt")
+            return
         read_began_at = self._clock()
         try:
             changes = await self._read(lease, read_began_at)
@@ -165,8 +168,8 @@ class RefetchWorker:
                         if lease is not None:
                             await places.acquire()
                             reads.create_task(self._refetch(lease, places))
-        except* Transient as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group  # one read's failure ended the others; the supervisor needs its kind
         finally:
             await asyncio.shield(subscription.close())
 

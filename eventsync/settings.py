@@ -1,0 +1,78 @@
+"""The settings, read from the environment and a `.env` file; every problem is told at once, secrets masked."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from eventsync.domain.errors import Misconfigured
+
+
+class LogFormat(StrEnum):
+    """How logs are written: for people, or a JSON object a line."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+def _networks(text: str) -> str:
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        ip_network(part)  # raises ValueError, which names the part: an address is no secret
+    return text
+
+
+def _postgres_url(url: SecretStr | None) -> SecretStr | None:
+    return _with_scheme(url, ("postgresql://", "postgres://"))
+
+
+def _amqp_url(url: SecretStr | None) -> SecretStr | None:
+    return _with_scheme(url, ("amqp://", "amqps://"))
+
+
+def _with_scheme(url: SecretStr | None, schemes: tuple[str, ...]) -> SecretStr | None:
+    if url is not None and not url.get_secret_value().startswith(schemes):
+        raise ValueError(f"must begin with {' or '.join(schemes)}")
+    return url
+
+
+class Settings(BaseSettings):
+    """What an operator sets; connections (keys, zones, schedules, vendors' URLs) live in the database instead."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVENTSYNC_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: Annotated[SecretStr | None, AfterValidator(_postgres_url)] = None
+    listen_database_url: Annotated[SecretStr | None, AfterValidator(_postgres_url)] = None
+    amqp_url: Annotated[SecretStr | None, AfterValidator(_amqp_url)] = None
+    data_dir: Path = Path(".eventsync")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    public_url: str | None = None
+    encryption_keys: SecretStr | None = None
+    log_format: LogFormat = LogFormat.CONSOLE
+    trusted_proxies: Annotated[str, NoDecode, AfterValidator(_networks)] = ""
+    raw_retention_days: int = Field(default=30, ge=1)
+    history_retention_days: int = Field(default=400, ge=1)
+
+    @property
+    def trusted_networks(self) -> tuple[str, ...]:
+        """The networks of the proxies whose X-Forwarded-For is believed."""
+        return tuple(filter(None, (part.strip() for part in self.trusted_proxies.split(","))))
+
+
+def load_settings() -> Settings:
+    """Read the settings. Raises Misconfigured with every problem, one a line, values never quoted."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [
+            f"EVENTSYNC_{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise Misconfigured("the settings need mending:\n  " + "\n  ".join(problems)) from None
