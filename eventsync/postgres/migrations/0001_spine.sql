@@ -165,6 +165,22 @@ BEGIN
     RETURN made;
 END $$;
 
+-- Raw bodies of events that wait for a person stay as long as they wait; the rest of their week goes all the same.
+CREATE FUNCTION drop_event_partition(child text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    SET LOCAL lock_timeout = '2s';
+    IF child LIKE 'events\_%' THEN
+        EXECUTE format('DELETE FROM %I e WHERE NOT EXISTS (SELECT FROM event_queue q WHERE q.event_id = e.id)', child);
+        EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', child);
+        IF EXISTS (SELECT FROM event_queue q JOIN events e ON e.received_at = q.received_at AND e.id = q.event_id
+                   WHERE e.tableoid = to_regclass(child)) THEN
+            RETURN false;
+        END IF;
+    END IF;
+    EXECUTE format('DROP TABLE %I', child);
+    RETURN true;
+END $$;
+
 -- Every event, whether unfinished or finished, as people search them.
 CREATE VIEW v_events AS
 SELECT event_id, received_at, connection_id, vendor, source, caused_by, event_type, entity_kind, entity_id,
