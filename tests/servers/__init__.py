@@ -1,0 +1,1 @@
+"""Real servers of the tests' own, and what disturbs them."""
