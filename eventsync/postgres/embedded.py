@@ -22,6 +22,7 @@ from eventsync.postgres.cluster import Cluster, cluster_version
 from eventsync.postgres.data_lock import FileLock, data_dir_holder, prepare_data_dir
 from eventsync.postgres.postmaster import (
     Postmaster,
+    ServerProcess,
     ends_within,
     launch,
     read_postmaster,
@@ -42,6 +43,7 @@ _STARTING_LOCK_S = 120.0
 _KILLED_SERVER_ENDS_WITHIN_S = 30.0
 _ANSWER_WITHIN_S = 5.0
 _OWNER_STARTS_WITHIN_S = 10.0
+_REAPED_WITHIN_S = 5.0
 _WATCH_POLL_S = 0.2
 
 
@@ -57,7 +59,7 @@ class RunningPostgres:
         cluster: Cluster,
         postmaster: Postmaster,
         users: FileLock,
-        exited: asyncio.Event | None,
+        child: ServerProcess | None,
         notice: str | None,
     ) -> None:
         self.url = server_url(cluster.folder, postmaster)
@@ -66,7 +68,7 @@ class RunningPostgres:
         self.notice = notice
         self._folder = cluster.folder
         self._users = users
-        self._exited = exited
+        self._child = child
         self._is_left = False
 
     async def stop(self) -> None:
@@ -84,13 +86,13 @@ class RunningPostgres:
         finally:
             # Cancelled while waiting: the next one who comes stops the server.
             self._users.release()
-        if self._exited is not None and not server_lock(self._folder).is_held_exclusively():
-            await self._exited.wait()
+        if self._child is not None and not server_lock(self._folder).is_held_exclusively():
+            await asyncio.to_thread(self._child.reaper.join, _REAPED_WITHIN_S)
 
     async def wait_for_exit(self) -> None:
         """Return when the server has ended, by whatever cause; then `stop` this use, and `start` again."""
-        if self._exited is not None:
-            await self._exited.wait()
+        if self._child is not None:
+            await self._child.exited.wait()
             return
         # Not our child, so there is nothing to await but its lock.
         await ends_within(server_lock(self._folder), math.inf)
@@ -119,17 +121,17 @@ class EmbeddedPostgres:
         prepare_data_dir(self.data_dir)
         cluster = self._cluster()
         async with _starting_lock(cluster.folder).held(deadline_s=_STARTING_LOCK_S) as starting:
-            exited = None
+            child = None
             if not await _is_usable(cluster.folder):
                 is_synced = self.settings.get("fsync") != "off"
                 await asyncio.to_thread(cluster.create_if_missing, is_synced=is_synced, starting=starting)
-                exited = await launch(cluster, self.settings)
+                child = await launch(cluster, self.settings)
             postmaster = read_postmaster(cluster.folder)
             if postmaster is None:
                 raise Transient(f"the PostgreSQL in {cluster.folder} has just ended; try again")
             users = _users_lock(cluster.folder)
             await users.acquire(shared=True, deadline_s=_ANSWER_WITHIN_S)
-            return RunningPostgres(cluster, postmaster, users, exited, self._notice(cluster))
+            return RunningPostgres(cluster, postmaster, users, child, self._notice(cluster))
 
     def _cluster(self) -> Cluster:
         account = server_account(self.data_dir)

@@ -71,8 +71,16 @@ def server_url(cluster: Path, postmaster: Postmaster) -> str:
     return f"postgresql://eventsync:{password}@/eventsync?host={host}&port={postmaster.port}"
 
 
-async def launch(cluster: Cluster, settings: Mapping[str, str]) -> asyncio.Event:
-    """Start the cluster's server and return, when it answers, the event of its end.
+@dataclass(frozen=True, slots=True)
+class ServerProcess:
+    """The server as our child: `exited` wakes who waits on this event loop, `reaper` ends on any."""
+
+    exited: asyncio.Event
+    reaper: threading.Thread
+
+
+async def launch(cluster: Cluster, settings: Mapping[str, str]) -> ServerProcess:
+    """Start the cluster's server and return when it answers.
 
     Nobody may be starting or stopping it meanwhile. Raises Misconfigured, with the log's last lines, where
     it ends at once, and Transient where it is not ready within two minutes.
@@ -86,13 +94,13 @@ async def launch(cluster: Cluster, settings: Mapping[str, str]) -> asyncio.Event
     finally:
         # The server has inherited it.
         lock.release()
-    exited = _watch(process)
+    child = _watch(process)
     try:
-        await _wait_until_ready(cluster, process.pid, exited)
+        await _wait_until_ready(cluster, process.pid, child.exited)
     except BaseException:  # failed or cancelled, raised again: nobody would know of this server
         process.kill()
         raise
-    return exited
+    return child
 
 
 def _spawn(cluster: Cluster, settings: Mapping[str, str], lock: FileLock) -> subprocess.Popen[bytes]:
@@ -118,7 +126,7 @@ def _spawn(cluster: Cluster, settings: Mapping[str, str], lock: FileLock) -> sub
         )
 
 
-def _watch(process: subprocess.Popen[bytes]) -> asyncio.Event:
+def _watch(process: subprocess.Popen[bytes]) -> ServerProcess:
     """Reap the child whenever it ends; a thread of its own, since the server may outlive the event loop."""
     exited = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -128,8 +136,9 @@ def _watch(process: subprocess.Popen[bytes]) -> asyncio.Event:
         with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
             loop.call_soon_threadsafe(exited.set)
 
-    threading.Thread(target=reap, name=f"reap-postgres-{process.pid}", daemon=True).start()
-    return exited
+    reaper = threading.Thread(target=reap, name=f"reap-postgres-{process.pid}", daemon=True)
+    reaper.start()
+    return ServerProcess(exited, reaper)
 
 
 async def _wait_until_ready(cluster: Cluster, pid: int, exited: asyncio.Event) -> None:
