@@ -106,11 +106,11 @@ def _parse_with_surrogates(body: bytes) -> Any:
         text = body.decode()
     except UnicodeDecodeError:
         raise Rejected("invalid_utf8", "The body is not valid UTF-8.") from None
-    if _bracket_depth(body) > MAX_DEPTH:
-        raise _too_deep()
     try:
         return json.loads(text, parse_int=_integer, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:
         raise Rejected("not_json", "The body is not JSON, or was cut short.") from None
 
 
@@ -124,18 +124,6 @@ def _integer(digits: str) -> int | float:
 
 def _refuse_constant(_name: str) -> NoReturn:
     raise ValueError("NaN and Infinity are not JSON")
-
-
-def _bracket_depth(body: bytes) -> int:
-    """Count how deep brackets nest, those inside of texts included: enough to name the reason."""
-    depth = deepest = 0
-    for byte in body:
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
 
 
 def _too_deep() -> Rejected:
