@@ -14,6 +14,7 @@ from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.events import EventId, IncomingEvent, Lane, Outcome, WorkClass
 from eventsync.postgres.database import Database, Session
+from eventsync.postgres.json_rows import json_rows
 from eventsync.postgres.statements import load_statements
 
 
@@ -273,18 +274,18 @@ async def mark_published(session: Session, event_ids: Sequence[UUID], now: datet
 async def finish(session: Session, finished: Sequence[Finished], now: datetime) -> None:
     """Move events from the queue to the history; those that someone else finished first are left alone."""
     if finished:
-        await session.execute(SQL.finish, _json(finished), now)
+        await session.execute(SQL.finish, json_rows(finished), now)
 
 
 async def park(session: Session, parked: Sequence[Parked]) -> int:
     """Set events aside for a person; tell how many were not parked before."""
-    return len(await session.fetch(SQL.park, _json(parked))) if parked else 0
+    return len(await session.fetch(SQL.park, json_rows(parked))) if parked else 0
 
 
 async def hand_to_refetch(session: Session, work: Sequence[RefetchWork], now: datetime) -> None:
     """Let events wait for a worker that reads their records from the vendor."""
     if work:
-        await session.execute(SQL.hand_to_refetch, _json(work), now)
+        await session.execute(SQL.hand_to_refetch, json_rows(work), now)
 
 
 async def covered_by_read(session: Session, lease: RefetchLease, read_began_at: datetime) -> list[tuple[EventId, str]]:
@@ -301,10 +302,6 @@ async def end_read(session: Session, lease: RefetchLease) -> None:
 
 def _columns(windows: Sequence[FlightWindow]) -> tuple[list[str], list[int], list[int]]:
     return [w.work.value for w in windows], [w.lane.value for w in windows], [w.size for w in windows]
-
-
-def _json(rows: Sequence[object]) -> str:
-    return orjson.dumps(rows).decode()
 
 
 def _count(tag: str) -> int:

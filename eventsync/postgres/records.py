@@ -10,11 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
-
-import orjson
 
 from eventsync.crypto import Keyring
 from eventsync.domain.changes import Absence, EntityRef, RecordChange
@@ -22,6 +19,7 @@ from eventsync.domain.events import EventId, Outcome
 from eventsync.domain.merging import Merged, RecordState, changed_fields, merge
 from eventsync.domain.records import RecordKind, patient_id_of, record_id_of
 from eventsync.postgres.database import Session
+from eventsync.postgres.json_rows import json_rows
 from eventsync.postgres.record_rows import (
     AppointmentTable,
     DocumentTable,
@@ -99,7 +97,7 @@ class RecordWriter:
             if mine:
                 news += await self._write_table(session, table, mine, results, now)
         if news:
-            await session.execute(SQL.insert_news, orjson.dumps(news).decode(), now)
+            await session.execute(SQL.insert_news, json_rows(news), now)
         return [results[place] for place in range(len(changes))]
 
     async def _write_table(
@@ -163,17 +161,17 @@ class RecordWriter:
         moved = {ref: plan for ref, plan in plans.items() if plan.after != plan.before and plan.after.core is not None}
         updates = [_row(table, ref, plan, now) for ref, plan in moved.items() if plan.exists]
         if updates:
-            await session.execute(table.sql.update, _json(updates), now)
+            await session.execute(table.sql.update, json_rows(updates), now)
         inserts = {ref: _row(table, ref, plan, now) for ref, plan in moved.items() if not plan.exists}
         if not inserts:
             return set()
-        rows = await session.fetch(table.sql.insert, _json(list(inserts.values())), now)
+        rows = await session.fetch(table.sql.insert, json_rows(list(inserts.values())), now)
         return inserts.keys() - {table.ref(row) for row in rows}
 
     async def _keep_absences(self, session: Session, changes: Sequence[RecordChange]) -> None:
         rows = [_absence_row(change) for change in changes if isinstance(change, Absence)]
         if rows:
-            await session.execute(SQL.insert_absences, _json(rows))
+            await session.execute(SQL.insert_absences, json_rows(rows))
 
 
 async def take_news(session: Session, at_most: int) -> list[News]:
@@ -238,15 +236,3 @@ def _news(ref: EntityRef, plan: _Plan) -> News:
         deleted=plan.after.deleted_at_ms is not None,
         event_id=plan.applied_event_id,
     )
-
-
-def _json(rows: Sequence[Mapping[str, Any]]) -> str:
-    return orjson.dumps(rows, default=_column).decode()
-
-
-def _column(value: object) -> str:
-    if isinstance(value, bytes):
-        return "\\x" + value.hex()
-    if isinstance(value, Decimal):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is not a column's value")
