@@ -29,6 +29,7 @@ _SETTINGS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA fullfsync = ON",  # macOS: a plain fsync stops at the disk's cache there
     "PRAGMA journal_size_limit = 4194304",
+    "PRAGMA secure_delete = ON",  # what was forgotten leaves the disk
     "PRAGMA temp_store = MEMORY",  # the door may run where nothing but its own folder can be written
 )
 _SCHEMA = (

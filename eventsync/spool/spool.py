@@ -72,7 +72,7 @@ class Spool:
     may wait. A call that was cancelled may still take effect, which does no harm, as an event's id is fixed.
     """
 
-    def __init__(  # noqa: PLR0913 - each is one independent fact about this spool
+    def __init__(
         self,
         path: Path,
         keyring: Keyring,

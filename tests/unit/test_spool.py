@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -24,6 +24,7 @@ from eventsync.domain.errors import Misconfigured, Transient
 from eventsync.domain.events import EventId, EventSource, IncomingEvent, Lane, new_event_id
 from eventsync.spool.entries import UnverifiedEvent
 from eventsync.spool.errors import SpoolFull, SpoolUnavailable
+from eventsync.spool.file import SpoolFile
 from eventsync.spool.spool import Spool
 
 KEY = b"k" * KEY_BYTES
@@ -96,6 +97,10 @@ async def drain(spool: Spool) -> list[IncomingEvent]:
 
 def size_bytes(path: Path) -> int:
     return path.stat().st_size
+
+
+def contents(path: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in path.parent.iterdir())
 
 
 def ids(events: Sequence[IncomingEvent] | Sequence[UnverifiedEvent]) -> list[EventId]:
@@ -246,6 +251,22 @@ async def test_the_disk_gets_its_space_back_once_the_spool_is_empty(path: Path) 
         assert size_bytes(path) < 100 * KIB
 
 
+async def test_what_was_forgotten_leaves_the_disk(path: Path) -> None:
+    async with opened(path) as spool:
+        await spool.put([event(1), event(2)])
+        await spool.forget([event(1).id])
+    assert event(1).id.bytes not in contents(path)
+    assert event(2).id.bytes in contents(path)
+
+
+def test_every_commit_waits_for_the_disk(path: Path) -> None:
+    file = SpoolFile(path, 1024 * KIB)
+    with closing(file):
+        assert file._integer("PRAGMA synchronous") == 2  # FULL
+        assert file._integer("PRAGMA fullfsync") == 1
+        assert file._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 async def test_a_restart_of_a_full_spool_drains_it(path: Path) -> None:
     async with opened(path, max_bytes=512 * KIB) as spool:
         taken = await fill(spool, body_bytes=3 * KIB)
@@ -310,8 +331,8 @@ async def test_the_folder_shows_neither_a_body_nor_a_header_nor_a_secret(path: P
         await spool.put([secret])
         await spool.put_unverified(unverified(2, b"unverified-body-of-test-client-13"))
         await spool.remember_verifiers([verifier])
-        written = b"".join(file.read_bytes() for file in path.parent.iterdir())
-    written += b"".join(file.read_bytes() for file in path.parent.iterdir())
+        written = contents(path)
+    written += contents(path)
     for plain in (b"Test Client", b"client12@", b"header-value", b"test-client-13", b"hmac-secret", b"192.0.2.7"):
         assert plain not in written
     assert secret.id.bytes in written  # so the right files were read
