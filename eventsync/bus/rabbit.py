@@ -61,7 +61,8 @@ class RabbitBus:
             for queue in tuple(self._suspects):
                 self._created |= await declarer.delete_if_dead(queue)
                 self._suspects.discard(queue)
-            self._created |= await declarer.declare_all()
+            self._created |= bool(await declarer.missing())
+            await declarer.declare_all()
             self._routes_known = True
             created, self._created = self._created, False
             return created
@@ -71,7 +72,7 @@ class RabbitBus:
         if self._publisher is None:
             raise Transient("not connected to RabbitMQ: call start() first")
         link, channel = self._publisher
-        calls = [asyncio.ensure_future(self._publish_one(channel, message)) for message in messages]
+        calls = [asyncio.create_task(self._publish_one(channel, message)) for message in messages]
         try:
             async with broker_call(f"publishing {len(messages)} messages", self._confirm_timeout_s):
                 outcomes = await asyncio.gather(*calls, return_exceptions=True)

@@ -28,14 +28,19 @@ class Declarer:
     open_probe_link: Callable[[], Awaitable[Link]]
     timeout_s: float
 
-    async def declare_all(self) -> bool:
-        """Declare every exchange and queue; True when a queue had to be created. Raises Transient, Misconfigured."""
-        await self._declare_exchange(DEAD_LETTER_EXCHANGE, "fanout")
-        await self._declare_exchange(EVENTS_EXCHANGE, "topic")
-        missing = [shape for shape in QUEUES if not await self._exists(shape.name)]
+    async def missing(self) -> list[QueueName]:
+        """Look which of our queues are not there. Raises Transient."""
+        return [shape.name for shape in QUEUES if not await self._exists(shape.name)]
+
+    async def declare_all(self) -> None:
+        """Declare every exchange and queue; what is there already stays. Raises Transient, Misconfigured."""
+        channel = await self.link.channel(confirms=False, timeout_s=self.timeout_s)
+        await self._declare_exchange(channel, DEAD_LETTER_EXCHANGE, "fanout")
+        await self._declare_exchange(channel, EVENTS_EXCHANGE, "topic")
         for shape in QUEUES:
-            await self._declare_queue(shape)
-        return bool(missing)
+            await self._declare_queue(channel, shape)
+        async with broker_call("closing a channel", self.timeout_s):
+            await channel.close()
 
     async def delete_if_dead(self, queue: QueueName) -> bool:
         """Delete a suspected queue if nothing can be consumed from it; True when it was deleted. Raises Transient."""
@@ -76,9 +81,8 @@ class Declarer:
             await channel.close()
         return True
 
-    async def _declare_exchange(self, name: str, kind: str) -> None:
+    async def _declare_exchange(self, channel: aiormq.Channel, name: str, kind: str) -> None:
         async with broker_call(f"declaring the exchange {name}", self.timeout_s):
-            channel = await self.link.channel(confirms=False, timeout_s=self.timeout_s)
             try:
                 await channel.exchange_declare(name, exchange_type=kind, durable=True)
             except aiormq.ChannelPreconditionFailed as error:
@@ -88,11 +92,9 @@ class Declarer:
                 ) from error
             except aiormq.ChannelAccessRefused as error:
                 raise _no_permission(name) from error
-            await channel.close()
 
-    async def _declare_queue(self, shape: QueueShape) -> None:
+    async def _declare_queue(self, channel: aiormq.Channel, shape: QueueShape) -> None:
         async with broker_call(f"declaring the queue {shape.name}", self.timeout_s):
-            channel = await self.link.channel(confirms=False, timeout_s=self.timeout_s)
             try:
                 await channel.queue_declare(shape.name, durable=True, arguments=dict(shape.arguments))
                 await channel.queue_bind(shape.name, shape.exchange, shape.routing_key)
@@ -104,7 +106,6 @@ class Declarer:
                 ) from error
             except aiormq.ChannelAccessRefused as error:
                 raise _no_permission(shape.name) from error
-            await channel.close()
 
 
 def _no_permission(name: str) -> Misconfigured:
