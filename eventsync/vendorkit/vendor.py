@@ -31,8 +31,9 @@ class VendorClient(Protocol):
         """Make the cheapest call that proves the credentials."""
 
     async def refetch(self, entity: EntityRef, *, sequence: int, read_began_ms: int) -> tuple[RecordChange, ...]:
-        """Read one record and say what it looks like: an Upsert, or a Delete where the vendor has it no more.
+        """Read one record; the first change says what it looks like, further ones what it mentions.
 
+        Where the vendor has it no more, that is a Delete or, for kinds that the vendor's time orders, an Absence.
         `sequence` is the entity's own, taken before the read: the position of kinds without a vendor's time.
         """
 
