@@ -149,13 +149,15 @@ class EmbeddedPostgres:
 
 
 @asynccontextmanager
-async def connect_or_start(data_dir: Path) -> AsyncIterator[str]:
+async def connect_or_start(
+    data_dir: Path, *, owner_starts_within_s: float = _OWNER_STARTS_WITHIN_S
+) -> AsyncIterator[str]:
     """Yield the URL of the data folder's server: for short commands, any number at once, beside `up` or alone.
 
     While `eventsync up` holds the folder, only it starts the server; otherwise the first command does,
-    and the last that leaves stops it. Raises Transient where `up` runs without a server for ten seconds.
+    and the last that leaves stops it. Raises Transient where `up` has no server within ten seconds.
     """
-    await _wait_for_the_owner(data_dir)
+    await _wait_for_the_owner(data_dir, owner_starts_within_s)
     running = await EmbeddedPostgres(data_dir).start()
     try:
         yield running.url
@@ -172,8 +174,8 @@ def embedded_database_url(data_dir: Path) -> str | None:
     return server_url(folder, postmaster) if postmaster and postmaster.is_ready else None
 
 
-async def _wait_for_the_owner(data_dir: Path) -> None:
-    give_up_at = time.monotonic() + _OWNER_STARTS_WITHIN_S
+async def _wait_for_the_owner(data_dir: Path, deadline_s: float) -> None:
+    give_up_at = time.monotonic() + deadline_s
     while (owner := data_dir_holder(data_dir)) and embedded_database_url(data_dir) is None:
         if time.monotonic() > give_up_at:
             raise Transient(

@@ -86,8 +86,9 @@ def cluster_folder(data_dir: Path, account: ServerAccount | None, system_dir: Pa
         _let_pass(data_dir, account)
         if not can_pass(data_dir, account):
             _link_to_system_dir(link, account, system_dir)
-    if not link.exists():
-        link.mkdir(mode=0o700)
+    link.mkdir(mode=0o700, exist_ok=True)
+    if link.stat().st_uid == 0:
+        # Just made, perhaps by one of us who was killed at this point.
         _give(link, account)
     return link.resolve()
 
