@@ -41,7 +41,7 @@ class Metrics:
             "eventsync_events_finished", "Events that came to an end", ["vendor", "outcome"], registry=registry
         )
         self.parked = Counter(
-            "eventsync_events_parked", "Events set aside for a person", ["vendor", "reason"], registry=registry
+            "eventsync_events_parked", "Events set aside for a person", ["reason"], registry=registry
         )
         self.latency_seconds = Histogram(
             "eventsync_webhook_to_row_seconds",

@@ -17,6 +17,9 @@ from servers.postgres import SPEED_SETTINGS, DatabaseServer
 from servers.proxy import TcpProxy
 from servers.rabbitmq import MISSING, RabbitServer, find_rabbitmq
 
+from eventsync.crypto import Keyring
+from eventsync.domain.connections import ConnectionId
+from eventsync.postgres.database import Database
 from eventsync.postgres.embedded import EmbeddedPostgres
 from eventsync.postgres.migrations import migrate
 
@@ -140,3 +143,34 @@ async def tcp_proxy() -> AsyncIterator[Callable[[str], Awaitable[TcpProxy]]]:
     yield make
     for proxy in proxies:
         await proxy.stop()
+
+
+@pytest.fixture
+def keyring() -> Keyring:
+    """Keys that every run of the tests shares; they open invented data only."""
+    return Keyring([bytes(range(32))])
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Database]:
+    """The product's own pool of connections to the database of `database_url`."""
+    pool = Database(database_url)
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def connection_ids(database: asyncpg.Connection) -> list[ConnectionId]:
+    """Two connections of two organizations, as ids; no key opens their credentials."""
+    return [await _insert_connection(database) for _ in range(2)]
+
+
+async def _insert_connection(database: asyncpg.Connection) -> ConnectionId:
+    organization = await database.fetchval("INSERT INTO organizations (name) VALUES ('Test Practice') RETURNING id")
+    connection_id = await database.fetchval(
+        "INSERT INTO connections (organization_id, vendor, base_url, api_key_sealed)"
+        " VALUES ($1, 'intakeq', 'http://127.0.0.1:9/api/v1', '') RETURNING id",
+        organization,
+    )
+    return ConnectionId(connection_id)

@@ -28,7 +28,7 @@ class HmacCheck:
     """
 
     header: str
-    secrets: tuple[str, ...]
+    secrets: tuple[str, ...] = field(repr=False)
     encoding: SignatureEncoding = SignatureEncoding.HEX
     prefix: str = ""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Generic, TypeVar, assert_never
 
-from eventsync.domain.changes import Absence, Delete, RecordChange, Source, Upsert, Version
+from eventsync.domain.changes import Absence, Authority, Delete, RecordChange, Source, Upsert, Version
 from eventsync.domain.events import Outcome
 from eventsync.domain.records import Appointment, AppointmentExtras, Content
 
@@ -107,7 +107,8 @@ def _with_upsert(state: RecordState, change: Upsert) -> RecordState:
 
 
 def _is_sighting(change: Upsert) -> bool:
-    return change.version.source is Source.API
+    # An appointment that still names its client does not show that the client's own record is there.
+    return change.version.source is Source.API and change.version.authority is Authority.RECORD
 
 
 def _newer(held: Held[T] | None, offered: Held[T]) -> Held[T]:

@@ -55,6 +55,8 @@ class Listener:
     transaction pooler they silently do not.
     """
 
+    name = "listener"
+
     def __init__(
         self, url: str, metrics: Metrics, *, probe_interval_s: float = 15.0, probe_timeout_s: float = 3.0
     ) -> None:

@@ -40,6 +40,7 @@ class _Sql:
     load_connection: str
     load_connections: str
     disable_connection: str
+    relocate_connection: str
 
 
 SQL = load_statements(_Sql, "tenants.sql")
@@ -171,6 +172,11 @@ class Connections:
         async with self._database.session() as session:
             if await session.fetchval(SQL.disable_connection, connection_id, now, organization_id) is None:
                 raise unknown_connection()
+
+    async def relocate(self, connection_id: ConnectionId, base_url: str, now: datetime) -> None:
+        """Let a connection's reads go to another address of its vendor's API. Raises Misconfigured for no URL."""
+        async with self._database.session() as session:
+            await session.execute(SQL.relocate_connection, connection_id, base_url_checked(base_url), now)
 
     async def load_connection(self, connection_id: ConnectionId) -> Connection | None:
         """Open one connection, disabled or not. Raises Misconfigured when no key of ours opens its credentials."""

@@ -13,7 +13,7 @@ import structlog
 from eventsync.bus.wire import Delivery, QueueName, decode
 from eventsync.domain.changes import Absence, Refetch
 from eventsync.domain.clock import Clock
-from eventsync.domain.errors import Rejected, Transient
+from eventsync.domain.errors import Misconfigured, Rejected, Transient
 from eventsync.domain.events import EventId, Outcome
 from eventsync.domain.merging import Merged
 from eventsync.domain.records import RecordKind
@@ -96,6 +96,8 @@ class Applier:
                 understood.append(_Understood(attempt, await self._understand(attempt)))
             except Rejected as error:
                 parked.append(_parked(attempt, error.reason, str(error)))
+            except Misconfigured as error:
+                parked.append(_parked(attempt, "misconfigured", str(error)))
             except Transient:
                 raise
             except Exception as error:  # noqa: BLE001  # a fault of ours in one event must not stop the others
@@ -176,7 +178,7 @@ class Applier:
         async with self._queue.database.transaction() as session:
             await park(session, parked)
         for entry in parked:
-            self._metrics.parked.labels(vendor="", reason=entry.reason).inc()
+            self._metrics.parked.labels(reason=entry.reason).inc()
             _log.warning("event_parked", event_id=str(entry.event_id), reason=entry.reason)
 
 

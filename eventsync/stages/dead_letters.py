@@ -39,7 +39,7 @@ class DeadLetterConsumer:
                     if attempts is not None and attempts > MAX_ATTEMPTS:
                         parked = Parked(event_id, "dead_letter", "the broker delivered it too often without an end")
                         await self._queue.park([parked])
-                        self._metrics.parked.labels(vendor="", reason="dead_letter").inc()
+                        self._metrics.parked.labels(reason="dead_letter").inc()
                 await subscription.acknowledge(deliveries)
         finally:
             await subscription.close()

@@ -14,9 +14,10 @@ import structlog
 
 from eventsync.domain.clock import Clock
 from eventsync.domain.connections import WebhookVerifier
-from eventsync.domain.errors import EventsyncError, Transient
+from eventsync.domain.errors import EventsyncError, Rejected, Transient
 from eventsync.domain.events import EventId, EventSource, IncomingEvent
 from eventsync.postgres.queue import EventQueue
+from eventsync.postgres.retention import Retention
 from eventsync.spool.entries import UnverifiedEvent
 from eventsync.spool.spool import Spool
 from eventsync.stages.verify import Request, VerifierBook, judge
@@ -125,6 +126,9 @@ class Receiver:
             return False
         try:
             task.result()
+        except Rejected as error:
+            _log.error("postgres_refused_events", count=len(events), error=str(error))
+            return False
         except EventsyncError as error:
             self._went_away(str(error))
             return False
@@ -164,6 +168,7 @@ class SpoolDrain:
         self,
         receiver: Receiver,
         queue: EventQueue,
+        retention: Retention,
         spool: Spool,
         book: VerifierBook,
         metrics: Metrics,
@@ -171,6 +176,7 @@ class SpoolDrain:
     ) -> None:
         self._receiver = receiver
         self._queue = queue
+        self._retention = retention
         self._spool = spool
         self._book = book
         self._metrics = metrics
@@ -195,9 +201,15 @@ class SpoolDrain:
     async def _drain_verified(self) -> int:
         events = await self._spool.oldest(_DRAIN_GROUP)
         if events:
-            await self._queue.store(events)
+            await self._store(events)
             await self._spool.forget([event.id for event in events])
         return len(events)
+
+    async def _store(self, events: Sequence[IncomingEvent]) -> None:
+        """Store spooled events; their weeks may be older than the partitions that are kept ready."""
+        times = [event.received_at for event in events]
+        await self._retention.ensure_partitions(min(times), max(times))
+        await self._queue.store(events)
 
     async def _drain_unverified(self) -> int:
         entries = await self._spool.oldest_unverified(_DRAIN_GROUP)
@@ -205,7 +217,7 @@ class SpoolDrain:
             return 0
         accepted = [event for entry in entries if (event := await self._judge(entry)) is not None]
         if accepted:
-            await self._queue.store(accepted)
+            await self._store(accepted)
         await self._spool.forget([entry.id for entry in entries])
         return len(entries)
 

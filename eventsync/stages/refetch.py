@@ -139,7 +139,7 @@ class Refetcher:
     async def _park(self, lease: RefetchLease, reason: str, error: str) -> None:
         await self._queue.park([Parked(lease.event_id, reason, error)])
         await self._queue.end_read(lease)
-        self._metrics.parked.labels(vendor=lease.vendor, reason=reason).inc()
+        self._metrics.parked.labels(reason=reason).inc()
         _log.warning("event_parked", event_id=str(lease.event_id), reason=reason)
 
 

@@ -31,8 +31,10 @@ class Part:
 class Health:
     """The endpoints that every role has."""
 
-    def __init__(self, parts: Sequence[Part], metrics: Metrics, refresh: Callable[[], Awaitable[None]]) -> None:
-        self._parts = tuple(parts)
+    def __init__(
+        self, parts: Callable[[], Sequence[Part]], metrics: Metrics, refresh: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._make_parts = parts
         self._metrics = metrics
         self._refresh = refresh
 
@@ -48,11 +50,11 @@ class Health:
 
     async def ready(self, _request: web.Request) -> web.Response:
         """Answer 200 when every blocking part is ready, else 503; the body names each part's reason."""
-        reasons = await asyncio.gather(*(_reason(part) for part in self._parts))
-        ready = not any(reason and part.blocks for part, reason in zip(self._parts, reasons, strict=True))
+        checked = self._make_parts()
+        reasons = await asyncio.gather(*(_reason(part) for part in checked))
+        ready = not any(reason and part.blocks for part, reason in zip(checked, reasons, strict=True))
         parts = {
-            part.name: {"ready": not reason, "reason": reason}
-            for part, reason in zip(self._parts, reasons, strict=True)
+            part.name: {"ready": not reason, "reason": reason} for part, reason in zip(checked, reasons, strict=True)
         }
         return json_answer({"ready": ready, "parts": parts}, status=200 if ready else 503)
 

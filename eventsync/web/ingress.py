@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from eventsync.crypto import hash_token
 from eventsync.domain.clock import Clock
 from eventsync.domain.connections import WebhookVerifier
-from eventsync.domain.errors import Rejected, Transient
+from eventsync.domain.errors import EventsyncError, Rejected, Transient
 from eventsync.domain.events import EventId, new_event_id
 from eventsync.domain.payloads import parse_json
 from eventsync.spool.entries import UnverifiedEvent
@@ -90,7 +90,7 @@ class Ingress:
                 verifier = await self._book.find(token_hash)
         except TooManyUnknown as error:
             raise _Refused(429, "too_many_unknown_tokens", str(error), error.retry_after_s) from None
-        except (Transient, TimeoutError):
+        except (EventsyncError, TimeoutError):  # nobody can judge the token now, but what we drop is gone
             return await self._keep_unverified(request, vendor, token_hash, event_id)
         if verifier is None:
             raise _refusal(Refusal.UNKNOWN_TOKEN)

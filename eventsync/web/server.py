@@ -17,18 +17,18 @@ _ACCESS_LOG = logging.getLogger("eventsync.access")  # aiohttp wants one, althou
 
 
 class WebServer:
-    """One port. `address` tells where it listens once `started` is set (port 0 takes a free one)."""
+    """One port. `address` tells where it listens once `open` has returned (port 0 takes a free one)."""
 
     def __init__(self, name: str, app: web.Application, host: str, port: int) -> None:
         self.name = name
         self._app = app
         self._host = host
         self._port = port
-        self.started = asyncio.Event()
+        self._runner: web.AppRunner | None = None
         self.address = ""
 
-    async def run(self) -> None:
-        """Serve until cancelled. Raises Misconfigured when the port is taken."""
+    async def open(self) -> None:
+        """Take the port and begin to serve. Raises Misconfigured when the port is taken."""
         runner = web.AppRunner(
             self._app,
             handle_signals=False,
@@ -36,29 +36,34 @@ class WebServer:
             access_log_class=AccessLog,
             access_log=_ACCESS_LOG,
             shutdown_timeout=_SHUTDOWN_S,
-            keepalive_timeout=75.0,
         )
         await runner.setup()
         try:
-            await self._listen(runner)
-            await asyncio.Event().wait()
-        finally:
-            self.started.clear()
-            await asyncio.shield(runner.cleanup())
-
-    async def _listen(self, runner: web.AppRunner) -> None:
-        site = web.TCPSite(runner, self._host, self._port, backlog=1024)
-        try:
-            await site.start()
+            await web.TCPSite(runner, self._host, self._port, backlog=1024).start()
         except OSError as error:
+            await runner.cleanup()
             raise Misconfigured(
                 f"cannot listen on {self._host}:{self._port} ({error.strerror}): choose another port"
             ) from error
-        host, port = runner.addresses[0][:2]
-        self._port = port  # keep a free port that was found, should the server be started again
-        self.address = f"http://{host}:{port}"
+        host, self._port = runner.addresses[0][:2]
+        self._runner = runner
+        self.address = f"http://{host}:{self._port}"
         _log.info("listening", server=self.name, address=self.address)
-        self.started.set()
+
+    async def run(self) -> None:
+        """Serve until cancelled; then requests in flight may finish. Raises Misconfigured when the port is taken."""
+        if self._runner is None:
+            await self.open()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.shield(self.close())
+
+    async def close(self) -> None:
+        """Take no more requests, and let those in flight finish."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
 
 
 class AccessLog(AbstractAccessLogger):

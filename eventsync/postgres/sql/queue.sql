@@ -54,7 +54,7 @@ CROSS JOIN LATERAL (
 -- all consumers does not fill the broker with copies.
 UPDATE event_queue SET status = 'pending', available_at = $1
 WHERE status = 'published'
-  AND published_at < $1 - least(make_interval(secs => $2 * power(2, publishes - 1)), interval '1 hour');
+  AND published_at < $1::timestamptz - least(make_interval(secs => $2 * power(2, publishes - 1)), interval '1 hour');
 
 -- name: republish_all
 -- The bus has lost its queues (or its process): everything in flight goes out again, oldest first.

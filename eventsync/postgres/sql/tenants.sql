@@ -39,3 +39,6 @@ SELECT * FROM connections WHERE disabled_at IS NULL ORDER BY number;
 UPDATE connections SET disabled_at = $2, updated_at = $2
 WHERE id = $1 AND disabled_at IS NULL AND ($3::uuid IS NULL OR organization_id = $3)
 RETURNING id;
+
+-- name: relocate_connection
+UPDATE connections SET base_url = $2, updated_at = $3 WHERE id = $1 AND base_url <> $2;

@@ -1,0 +1,111 @@
+"""`eventsync up`: everything in one process, with a database of its own and, if wanted, a pretend practice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from eventsync.cli.live import LiveView
+from eventsync.cli.run import stop_on_signals
+from eventsync.cli.session import run_async
+from eventsync.postgres.access import ApiTokens
+from eventsync.postgres.access import Role as TokenRole
+from eventsync.postgres.data_lock import DataDirLock
+from eventsync.postgres.migrations import migrate
+from eventsync.settings import Settings, load_settings
+from eventsync.telemetry import configure_logging
+from eventsync.wiring import Role, keyring_of
+from eventsync.wiring.demo import DEMO_RATE_PER_S, open_demo
+from eventsync.wiring.home import DatabaseHome
+from eventsync.wiring.process import Process, ProcessOptions, open_process
+
+
+@click.command("up")
+@click.option("--sandbox", is_flag=True, help="Add a pretend IntakeQ practice that keeps sending webhooks.")
+@click.option("--host", help="Address to listen on (EVENTSYNC_HOST, 127.0.0.1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port for webhooks and the API (EVENTSYNC_PORT, 8080).")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where everything is kept (EVENTSYNC_DATA_DIR).")
+@click.option("--sandbox-port", type=click.IntRange(0, 65535), default=0, help="Port of the practice (a free one).")
+@click.option(
+    "--rate", type=click.FloatRange(min=0), default=DEMO_RATE_PER_S, show_default=True, help="Its events per second."
+)
+def up_command(
+    *, sandbox: bool, host: str | None, port: int | None, data_dir: Path | None, sandbox_port: int, rate: float
+) -> None:
+    """Run everything in one process until Ctrl-C: no database, broker or account needed.
+
+    Unless EVENTSYNC_DATABASE_URL is set, a PostgreSQL of its own runs in the data folder (.eventsync); unless
+    EVENTSYNC_AMQP_URL is set, events travel within the process. Starting again continues where it was, also after a
+    crash.
+
+    \b
+    Examples:
+      eventsync up --sandbox
+      eventsync up --port 9000 --data-dir /var/lib/eventsync
+    """  # noqa: D301  # \b is click's mark for text that is not to be wrapped
+    settings = load_settings()
+    changes = {"host": host, "port": port, "data_dir": data_dir}
+    settings = settings.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    configure_logging(settings.log_format.value)
+    with DataDirLock(settings.data_dir):
+        run_async(_up(settings, sandbox_port if sandbox else None, rate))
+
+
+async def _up(settings: Settings, sandbox_port: int | None, rate_per_s: float) -> None:
+    console = Console()
+    stop = stop_on_signals()
+    async with AsyncExitStack() as stack:
+        home = await stack.enter_async_context(DatabaseHome(settings))
+        applied = await migrate(home.url)
+        if home.notice:
+            console.print(home.notice)
+        if applied:
+            console.print(f"Database prepared ({', '.join(applied)}).")
+        options = ProcessOptions(
+            settings=settings,
+            roles=frozenset(Role),
+            database_url=home.url,
+            keyring=keyring_of(settings),
+            host=settings.host,
+            port=settings.port,
+            companions=(home,),
+        )
+        process = await stack.enter_async_context(open_process(options))
+        await process.open()
+        await stack.enter_async_context(_running(process, stop))
+        base_url = process.servers[0].address
+        demo = None
+        if sandbox_port is not None:
+            demo = await stack.enter_async_context(
+                open_demo(process, base_url, port=sandbox_port, rate_per_s=rate_per_s)
+            )
+        await _greet(console, process, base_url)
+        await LiveView(process, demo, console).show_until(stop)
+        console.print("Stopping: what is in flight is brought to its end …")
+    console.print("Stopped. Start again to go on where this ended.")
+
+
+@asynccontextmanager
+async def _running(process: Process, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Run the supervisor around the block, and drain it after the block."""
+    supervising = asyncio.create_task(process.supervisor.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await supervising
+
+
+async def _greet(console: Console, process: Process, base_url: str) -> None:
+    console.print(f"[bold]eventsync[/bold] listens on {base_url} (/healthz, /readyz, /metrics)")
+    tokens = ApiTokens(process.database)
+    if await tokens.tokens(None):
+        console.print("Sign in with the admin token that the first start printed, or `eventsync tokens add`.")
+    else:
+        new = await tokens.add(TokenRole.ADMIN, None, process.clock(), "first start")
+        console.print(f"Sign in with this admin token, which is shown only now: [bold]{new.token}[/bold]")

@@ -1,0 +1,116 @@
+"""What each part of a process says of itself when a probe asks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+
+from eventsync.bus.wire import Bus
+from eventsync.domain.clock import Clock
+from eventsync.postgres.database import Database
+from eventsync.postgres.listener import Listener
+from eventsync.postgres.migrations import check_schema
+from eventsync.postgres.queue import EventQueue
+from eventsync.postgres.retention import Retention
+from eventsync.spool.spool import Spool
+from eventsync.supervisor import Supervisor
+from eventsync.telemetry import Metrics
+from eventsync.web.health import Part
+
+_LEAST_AHEAD = timedelta(days=3)
+_STUCK_AFTER = timedelta(minutes=5)
+_NEARLY_FULL = 0.9
+
+
+def database_part(database: Database, *, blocks: bool) -> Part:
+    """PostgreSQL answers, with a schema that this release knows."""
+
+    async def check() -> str:
+        async with database.session(acquire_timeout_s=2.0) as session:
+            await check_schema(session)
+        return ""
+
+    return Part("postgres", check, blocks=blocks)
+
+
+def partitions_part(retention: Retention, clock: Clock) -> Part:
+    """Events find a partition for at least three more days."""
+
+    async def check() -> str:
+        until = await retention.covered_until()
+        if until is None or until - clock() < _LEAST_AHEAD:
+            return "partitions end in less than three days: run the `scheduler` role, or `eventsync migrate`"
+        return ""
+
+    return Part("partitions", check, blocks=False)
+
+
+def listener_part(listener: Listener) -> Part:
+    """Notifications arrive. Without them everything still goes on, polled."""
+
+    async def check() -> str:
+        return "" if listener.is_proven else f"polling instead of listening: {listener.reason}"
+
+    return Part("listener", check, blocks=False)
+
+
+def bus_part(bus: Bus, *, blocks: bool) -> Part:
+    """The broker takes messages."""
+
+    async def check() -> str:
+        return "" if bus.connected else "the broker cannot be reached: check that it runs and EVENTSYNC_AMQP_URL"
+
+    return Part("bus", check, blocks=blocks)
+
+
+def spool_part(spool: Spool) -> Part:
+    """The spool has room, so that webhooks are safe whatever becomes of PostgreSQL."""
+
+    async def check() -> str:
+        stats = spool.stats
+        if stats.fullness > _NEARLY_FULL:
+            return f"the spool is {stats.fullness:.0%} full: bring PostgreSQL back, or give the spool more room"
+        return ""
+
+    return Part("spool", check)
+
+
+def flow_part(queue: EventQueue, clock: Clock) -> Part:
+    """Events that are due come to an end: a process can be connected to everything and still move nothing."""
+
+    async def check() -> str:
+        waiting = [row for row in await queue.measure() if row.work == "apply" and row.status != "parked"]
+        oldest = min((row.oldest_received_at for row in waiting if row.oldest_received_at), default=None)
+        if oldest is not None and clock() - oldest > _STUCK_AFTER:
+            age_s = int((clock() - oldest).total_seconds())
+            return f"the oldest unfinished event is {age_s} s old: is a consumer running?"
+        return ""
+
+    return Part("flow", check, blocks=False)
+
+
+def workers_part(supervisor: Supervisor, *, blocks: bool) -> Part:
+    """Every worker of this process runs."""
+
+    async def check() -> str:
+        return "; ".join(f"{state.name}: {state.reason}" for state in supervisor.states if state.reason)
+
+    return Part("workers", check, blocks=blocks)
+
+
+def refresher(queue: EventQueue, metrics: Metrics, clock: Clock) -> Callable[[], Awaitable[None]]:
+    """Make what brings the figures kept in PostgreSQL up to date before they are shown."""
+
+    async def refresh() -> None:
+        rows = await queue.measure()
+        metrics.queue_events.clear()
+        for row in rows:
+            metrics.queue_events.labels(work=row.work, lane=str(row.lane), status=row.status).set(row.count)
+        metrics.queue_oldest_seconds.set(_oldest_s([r.oldest_received_at for r in rows if r.status != "parked"], clock))
+
+    return refresh
+
+
+def _oldest_s(times: Sequence[datetime | None], clock: Clock) -> float:
+    ages = [(clock() - at).total_seconds() for at in times if at is not None]
+    return max(ages, default=0.0)
