@@ -194,6 +194,10 @@ FROM event_history;
 -- A record's `version` is its place in the total order as bytes that sort alike; `source_version` and
 -- `content_hash` are parts of it, for people and reports.
 
+-- How e-mail addresses are compared: without case and surrounding blanks; NULL where nothing is left.
+CREATE FUNCTION email_key(email text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN nullif(lower(btrim(email, E' \t\r\n')), '');
+
 CREATE TABLE patients (
     id                uuid PRIMARY KEY,
     organization_id   uuid NOT NULL REFERENCES organizations,
@@ -208,7 +212,22 @@ CREATE TABLE patients (
     created_at        timestamptz NOT NULL DEFAULT now(),
     updated_at        timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX patients_by_email ON patients (organization_id, lower(email)) WHERE email IS NOT NULL;
+CREATE INDEX patients_by_email ON patients (organization_id, email_key(email)) WHERE email IS NOT NULL;
+CREATE INDEX patients_by_name ON patients (organization_id, last_name, first_name, id);
+
+-- What an organization itself knows of a patient whom it named before any vendor did (origin `local`): its row in
+-- `patients` is drawn from here where no linked client says more, so that a link can be undone without loss.
+CREATE TABLE local_patients (
+    patient_id      uuid PRIMARY KEY REFERENCES patients,
+    organization_id uuid NOT NULL REFERENCES organizations,
+    first_name      text NOT NULL,
+    last_name       text NOT NULL,
+    email           text,
+    phone           text,
+    date_of_birth   date,
+    created_at      timestamptz NOT NULL
+);
+CREATE INDEX local_patients_by_email ON local_patients (organization_id, email_key(email)) WHERE email IS NOT NULL;
 
 CREATE TABLE patient_identities (
     connection_id    uuid NOT NULL REFERENCES connections,
@@ -232,20 +251,25 @@ CREATE TABLE patient_identities (
     PRIMARY KEY (connection_id, external_id)
 );
 CREATE INDEX patient_identities_of_patient ON patient_identities (patient_id);
-CREATE INDEX patient_identities_by_email ON patient_identities (connection_id, lower(email)) WHERE email IS NOT NULL;
+CREATE INDEX patient_identities_by_email ON patient_identities (connection_id, email_key(email)) WHERE email IS NOT NULL;
 
 -- A link from a vendor's client to a patient whom the organization already knew; ended, never deleted, when undone.
 CREATE TABLE patient_links (
-    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    connection_id uuid NOT NULL,
-    external_id   text NOT NULL,
-    patient_id    uuid NOT NULL REFERENCES patients,
-    method        text NOT NULL CHECK (method IN ('email')),
-    linked_at     timestamptz NOT NULL,
-    ended_at      timestamptz,
-    ended_because text
+    id                 bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    connection_id      uuid NOT NULL,
+    external_id        text NOT NULL,
+    patient_id         uuid NOT NULL REFERENCES patients,
+    derived_patient_id uuid NOT NULL REFERENCES patients,  -- the client's own, to which it returns
+    method             text NOT NULL CHECK (method IN ('email')),
+    linked_at          timestamptz NOT NULL,
+    ended_at           timestamptz,
+    ended_because      text CHECK (ended_because IN ('ambiguous', 'deleted', 'undone')),
+    CHECK ((ended_at IS NULL) = (ended_because IS NULL))
 );
 CREATE UNIQUE INDEX patient_links_live ON patient_links (connection_id, external_id) WHERE ended_at IS NULL;
+CREATE UNIQUE INDEX patient_links_derived ON patient_links (derived_patient_id) WHERE ended_at IS NULL;
+CREATE INDEX patient_links_of_client ON patient_links (connection_id, external_id);
+CREATE INDEX patient_links_of_patient ON patient_links (patient_id);
 
 CREATE TABLE patient_organization_affiliations (
     id                     uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -258,8 +282,10 @@ CREATE TABLE patient_organization_affiliations (
     end_date               date,
     consent_expires_on     date,
     last_practiceq_sync_at timestamptz,
+    moved_from             uuid,          -- the linked patient whose it was, and is again when the link ends
     created_at             timestamptz NOT NULL DEFAULT now(),
-    updated_at             timestamptz NOT NULL DEFAULT now()
+    updated_at             timestamptz NOT NULL DEFAULT now(),
+    CHECK (end_date >= start_date)
 );
 CREATE UNIQUE INDEX patient_organization_affiliations_live
     ON patient_organization_affiliations (patient_id, organization_id) WHERE status = 'active';
@@ -317,7 +343,8 @@ CREATE TABLE appointments (
     UNIQUE (connection_id, external_id)
 );
 CREATE INDEX appointments_of_patient ON appointments (patient_id, start_time);
-CREATE INDEX appointments_by_start ON appointments (connection_id, start_time);
+CREATE INDEX appointments_by_start ON appointments (connection_id, start_time, id);
+CREATE INDEX appointments_of_client ON appointments (connection_id, client_external_id);
 
 CREATE VIEW v_appointments AS
 SELECT id, connection_id, external_id, patient_id, client_external_id,
@@ -350,6 +377,7 @@ CREATE TABLE documents (
     UNIQUE (connection_id, kind, external_id)
 );
 CREATE INDEX documents_of_patient ON documents (patient_id, kind);
+CREATE INDEX documents_of_client ON documents (connection_id, client_external_id);
 
 -- Evidence that one complete read lacked a record; it may come before the record does.
 CREATE TABLE record_absences (
