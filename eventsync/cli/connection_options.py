@@ -1,0 +1,141 @@
+"""What a person gives to connect an account: the options of `eventsync connections add`, read and checked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from eventsync.domain.connections import HmacCheck, OrganizationId, SignatureEncoding
+from eventsync.postgres.tenants import NewConnection
+
+Command = Callable[..., Any]
+
+_OPTIONS: tuple[Callable[[Command], Command], ...] = (
+    click.argument("vendor"),
+    click.option("--org", required=True, help="The organization that owns the account (id, external id or number)."),
+    click.option(
+        "--api-key",
+        envvar="EVENTSYNC_API_KEY",
+        show_envvar=True,
+        help="The account's API key; `-` reads it from the standard input.",
+    ),
+    click.option("--base-url", help="The vendor's API, where it is not the vendor's own address, as for a sandbox."),
+    click.option("--practice-id", help="The account's id in the vendor's webhooks; others are then parked."),
+    click.option("--timezone", default="UTC", show_default=True, help="The practice's time zone, as Europe/Berlin."),
+    click.option(
+        "--hmac-secret",
+        "hmac_secrets",
+        multiple=True,
+        help="Webhooks must be signed with it (HMAC-SHA256), as a signing gateway does; again for a second secret.",
+    ),
+    click.option("--hmac-header", help="The header that carries the signature."),
+    click.option(
+        "--hmac-encoding",
+        type=click.Choice([encoding.value for encoding in SignatureEncoding]),
+        default=SignatureEncoding.HEX.value,
+        show_default=True,
+        help="How the signature is written.",
+    ),
+    click.option("--hmac-prefix", default="", help="What stands before the signature, such as sha256=."),
+    click.option(
+        "--allow-network",
+        "allowed_networks",
+        multiple=True,
+        metavar="CIDR",
+        help="Webhooks come from these addresses only; may be repeated.",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A setting of the connection: calls_per_minute, calls_per_day (a number, or `unlimited`).",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedConnection:
+    """The options, read: what to connect, and whose it is (`org` as the person named it)."""
+
+    org: str
+    vendor: str
+    api_key: str = field(repr=False)
+    base_url: str | None
+    practice_id: str | None
+    timezone: str
+    hmac: HmacCheck | None
+    allowed_networks: tuple[str, ...]
+    settings: Mapping[str, str]
+
+    def for_organization(self, organization_id: OrganizationId) -> NewConnection:
+        """Make what the database takes, now that the organization is known."""
+        return NewConnection(
+            organization_id=organization_id,
+            vendor=self.vendor,
+            api_key=self.api_key,
+            base_url=self.base_url,
+            practice_id=self.practice_id,
+            timezone=self.timezone,
+            hmac=self.hmac,
+            allowed_networks=self.allowed_networks,
+            settings=self.settings,
+        )
+
+
+def connection_options(command: Command) -> Command:
+    """Give a command the options of a connection; they arrive as keyword arguments for `new_connection`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def new_connection(given: Mapping[str, Any]) -> AskedConnection:
+    """Read the options, asking for the API key where need be. Raises click.UsageError."""
+    return AskedConnection(
+        org=given["org"],
+        vendor=given["vendor"].strip().lower(),
+        hmac=_hmac(given),
+        settings=_settings(given["settings"]),
+        api_key=_api_key(given["api_key"]),
+        base_url=given["base_url"],
+        practice_id=given["practice_id"],
+        timezone=given["timezone"],
+        allowed_networks=tuple(given["allowed_networks"]),
+    )
+
+
+def _hmac(given: Mapping[str, Any]) -> HmacCheck | None:
+    secrets, header = tuple(given["hmac_secrets"]), given["hmac_header"]
+    if bool(secrets) != bool(header):
+        raise click.UsageError("a signature needs both --hmac-secret and --hmac-header")
+    if not secrets:
+        return None
+    if not all(secrets):
+        raise click.UsageError("--hmac-secret is empty")
+    return HmacCheck(header, secrets, SignatureEncoding(given["hmac_encoding"]), given["hmac_prefix"])
+
+
+def _settings(texts: Sequence[str]) -> Mapping[str, str]:
+    settings = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise click.UsageError("write --set as NAME=VALUE, for example --set calls_per_day=2000")
+        settings[name] = value
+    return settings
+
+
+def _api_key(given: str | None) -> str:
+    if given == "-":
+        given = click.get_text_stream("stdin").readline()
+    elif given is None and sys.stdin.isatty():
+        given = str(click.prompt("API key", hide_input=True, err=True))
+    key = (given or "").strip()
+    if not key:
+        raise click.UsageError("no API key: give --api-key, EVENTSYNC_API_KEY, or `--api-key -` with the key as input")
+    return key
