@@ -18,6 +18,7 @@ from aio_pika.abc import AbstractConnection
 from eventsync.domain.errors import Misconfigured, Transient
 
 _CLOSING_TIMEOUT_S = 3.0
+_ABANDONING_TIMEOUT_S = 0.5  # for a link that has left a call unanswered already
 _NOT_ALLOWED = 530  # AMQP 0-9-1's reply code for a virtual host that does not exist
 
 
@@ -90,8 +91,9 @@ class Link:
 
     async def close(self) -> None:
         """Close as far as the other side still answers; never raises."""
+        timeout_s = _ABANDONING_TIMEOUT_S if self.distrusted else _CLOSING_TIMEOUT_S
         try:
-            async with broker_call("closing the connection", _CLOSING_TIMEOUT_S):
+            async with broker_call("closing the connection", timeout_s):
                 await self.connection.close()
         except Transient:
             return  # it is gone already

@@ -61,6 +61,7 @@ class Declarer:
                 await channel.basic_qos(prefetch_count=1)
                 await channel.basic_consume(queue, _ignore, arguments={"x-priority": _PROBE_PRIORITY})
         except BrokerSilent:
+            link.distrusted = True
             return False
         except Transient as error:
             # A queue whose process is gone makes RabbitMQ close the connection with 541; a missing queue is no

@@ -222,38 +222,46 @@ def process_of(queue: QueueName, amqp_url: str) -> str:
     return f"'{urlsplit(amqp_url).path[1:]}_{queue}'"
 
 
-type_of_death = pytest.mark.parametrize(
-    "expression",
-    [
-        pytest.param("ra:stop_server(quorum_queues, {{{name}, node()}}).", id="its process ended"),
-        pytest.param("sys:suspend(whereis({name})).", id="it does not answer"),
-    ],
-)
-
-
-@type_of_death
-async def test_publishing_into_a_dead_queue_makes_start_replace_it(
-    bus: RabbitBus, rabbitmq_server: RabbitServer, amqp_url: str, expression: str
+async def test_publishing_into_a_queue_whose_process_ended_makes_start_replace_it(
+    bus: RabbitBus, rabbitmq_server: RabbitServer, amqp_url: str
 ) -> None:
     await bus.start()
-    await evaluate(rabbitmq_server, expression.format(name=process_of(QueueName.APPLY_FRESH, amqp_url)))
-    with pytest.raises(Transient):
+    name = process_of(QueueName.APPLY_FRESH, amqp_url)
+    await evaluate(rabbitmq_server, f"ra:stop_server(quorum_queues, {{{name}, node()}}).")
+    with pytest.raises(Transient, match=r"refused 1 of 1 messages.*work\.apply\.fresh"):
         await bus.publish(WORK)
     assert await bus.start() is True
     await bus.publish(WORK)
     assert await received_once(bus, QueueName.APPLY_FRESH) == b"work"
 
 
-@type_of_death
-async def test_consuming_from_a_dead_queue_makes_start_replace_it(
-    bus: RabbitBus, rabbitmq_server: RabbitServer, amqp_url: str, expression: str
+async def test_consuming_from_a_queue_whose_process_ended_makes_start_replace_it(
+    bus: RabbitBus, rabbitmq_server: RabbitServer, amqp_url: str
 ) -> None:
     await bus.start()
-    await evaluate(rabbitmq_server, expression.format(name=process_of(QueueName.REFETCH, amqp_url)))
+    name = process_of(QueueName.REFETCH, amqp_url)
+    await evaluate(rabbitmq_server, f"ra:stop_server(quorum_queues, {{{name}, node()}}).")
     with pytest.raises(Transient):
         await bus.subscribe(QueueName.REFETCH, prefetch=1)
     assert await bus.start() is True
     await bus.publish([Message(RoutingKey.REFETCH, b"look again")])
+    assert await received_once(bus, QueueName.REFETCH) == b"look again"
+
+
+async def test_queues_that_answer_nothing_are_replaced_by_start(
+    bus: RabbitBus, rabbitmq_server: RabbitServer, amqp_url: str
+) -> None:
+    """As a queue without a leader: declaring it succeeds, publishing and consuming hang."""
+    await bus.start()
+    for queue in (QueueName.APPLY_FRESH, QueueName.REFETCH):
+        await evaluate(rabbitmq_server, f"sys:suspend(whereis({process_of(queue, amqp_url)})).")
+    with pytest.raises(Transient, match="no answer"):
+        await bus.publish(WORK)
+    with pytest.raises(Transient, match="no answer"):
+        await bus.subscribe(QueueName.REFETCH, prefetch=1)
+    assert await bus.start() is True
+    await bus.publish([*WORK, Message(RoutingKey.REFETCH, b"look again")])
+    assert await received_once(bus, QueueName.APPLY_FRESH) == b"work"
     assert await received_once(bus, QueueName.REFETCH) == b"look again"
 
 
