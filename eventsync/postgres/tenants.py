@@ -21,7 +21,7 @@ from eventsync.postgres.connection_settings import (
     settings_checked,
     timezone_checked,
 )
-from eventsync.postgres.database import Database
+from eventsync.postgres.database import Database, Session
 from eventsync.postgres.statements import load_statements
 from eventsync.postgres.webhook_tokens import issue_token, seal_hmac, unknown_connection
 from eventsync.vendorkit.vendor import Vendor
@@ -120,8 +120,7 @@ class Organizations:
     async def find(self, reference: str) -> Organization | None:
         """Find a tenant by its uuid, its external id or its number; None where there is none."""
         async with self._database.session() as session:
-            row = await session.fetchrow(SQL.find_organization, _uuid(reference), _storable(reference), _int(reference))
-        return None if row is None else Organization(**dict(row))
+            return await find_organization(session, reference)
 
 
 class Connections:
@@ -211,6 +210,12 @@ class Connections:
             settings=settings,
             disabled_at=row["disabled_at"],
         )
+
+
+async def find_organization(session: Session, reference: str) -> Organization | None:
+    """Find a tenant as `Organizations.find` does, in the caller's transaction."""
+    row = await session.fetchrow(SQL.find_organization, _uuid(reference), _storable(reference), _int(reference))
+    return None if row is None else Organization(**dict(row))
 
 
 def _summary(row: Mapping[str, Any]) -> ConnectionSummary:
