@@ -177,7 +177,7 @@ async def stop_server(cluster: Path) -> None:
                 os.kill(postmaster.pid, stop_signal)
         if await ends_within(lock, deadline_s):
             if postmaster is not None:
-                _remove_socket_folder(cluster, postmaster)
+                _remove_socket_folder(cluster, postmaster.socket_folder)
             return
     raise Transient(
         f"PostgreSQL in {cluster} does not end; see its processes with `fuser {lock.path}`, end them, and try again"
@@ -197,28 +197,34 @@ async def ends_within(lock: FileLock, deadline_s: float) -> bool:
 def _clear_away_killed_server(cluster: Path) -> None:
     """Remove what a killed server left; the caller knows by the lock that none of ours is running.
 
-    PostgreSQL itself would take the stale file for a running server's where its number still belongs to a
-    process that nobody has reaped, or again to one of the same user, as happens in a restarted container.
+    PostgreSQL itself would take the stale files for a running server's where their number still belongs to
+    a process that nobody has reaped, or again to one of the same user, as happens in a restarted container.
     """
-    left = read_postmaster(cluster)
-    if left is not None and not _may_serve(left.pid, cluster / "data"):
-        _remove_socket_folder(cluster, left)
-        (cluster / "data" / "postmaster.pid").unlink()
+    left = cluster / "data" / "postmaster.pid"
+    if not left.exists() or _may_serve(left, cluster / "data"):
+        return
+    if (postmaster := read_postmaster(cluster)) is not None:
+        _remove_socket_folder(cluster, postmaster.socket_folder)
+    _remove_socket_folder(cluster, cluster / "socket")
+    left.unlink()
 
 
-def _may_serve(pid: int, data: Path) -> bool:
+def _may_serve(pid_file: Path, data: Path) -> bool:
     """Whether the process may be a server of this data directory, started by hand; PostgreSQL then refuses."""
     try:
+        # Killed early, a server leaves a file that is cut off, even before its first line.
+        pid = int(pid_file.read_text().partition("\n")[0])
         # A server works in its data directory; a process that is dead but not reaped works nowhere.
         return Path(f"/proc/{pid}/cwd").readlink() == data
+    except ValueError:
+        return False
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         # Where there is no /proc (macOS), PostgreSQL's own check must do.
         return not Path("/proc/self").exists()
 
 
-def _remove_socket_folder(cluster: Path, postmaster: Postmaster) -> None:
+def _remove_socket_folder(cluster: Path, folder: Path) -> None:
     """Remove the socket with its own lock file, where we made the folder (a server started by hand has another)."""
-    folder = postmaster.socket_folder
     if folder == cluster / "socket" or folder.name.startswith(SOCKET_FOLDER_PREFIX):
         shutil.rmtree(folder, ignore_errors=True)
 

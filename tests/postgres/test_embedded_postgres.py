@@ -320,6 +320,27 @@ async def test_a_file_of_a_killed_server_does_not_stop_us_when_its_pid_belongs_t
         stranger.wait()
 
 
+@pytest.mark.parametrize("kept_lines", [0, 1, 4])
+async def test_a_file_that_a_killed_server_had_not_finished_does_not_stop_us(data_dir: Path, kept_lines: int) -> None:
+    running = await EmbeddedPostgres(data_dir).start()
+    left = data_dir / "postgres" / "data" / "postmaster.pid"
+    os.kill(running.pid, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        await running.wait_for_exit()
+    stranger = start_stranger(owner_of(left))
+    try:
+        lines = [str(stranger.pid), *left.read_text().splitlines()[1:]]
+        left.write_text("".join(f"{line}\n" for line in lines[:kept_lines]))
+        socket_lock = data_dir / "postgres" / "socket" / ".s.PGSQL.5432.lock"
+        socket_lock.write_text("\n".join([str(stranger.pid), *socket_lock.read_text().splitlines()[1:]]))
+        async with started(EmbeddedPostgres(data_dir)) as again:
+            assert await execute(again.url, "SELECT 1") == 1
+    finally:
+        stranger.kill()
+        stranger.wait()
+        await running.stop()
+
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 
 
