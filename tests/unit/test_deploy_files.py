@@ -308,7 +308,10 @@ def test_prometheus_asks_every_role_on_its_health_port() -> None:
 
 
 def test_the_runbook_names_only_commands_that_exist() -> None:
-    lines = re.findall(r"\beventsync ((?:[a-z][a-z-]*)(?: (?:[a-z-]+|--[a-z-]+|[A-Z_]+|\d+))*)", _commands_of_runbook())
+    lines = re.findall(
+        r"(?<!-U )(?<!--vhost )\beventsync ((?:[a-z][a-z-]*)(?: (?:[a-z-]+|--[a-z-]+|[A-Z_]+|\d+))*)",
+        _commands_of_runbook(),
+    )
     assert len(lines) >= 10
     assert sorted({line for line in lines if not _exists(line.split())}) == []
 
@@ -326,8 +329,6 @@ def _commands_of_runbook() -> str:
 
 
 def _exists(words: list[str]) -> bool:
-    if words[0] in {"eventsync", "psql"}:
-        return True
     command: click.Command = eventsync_command
     for place, word in enumerate(words):
         if not isinstance(command, click.Group):
