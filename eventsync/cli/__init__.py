@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from eventsync import __version__
+from eventsync.cli.affiliations import affiliations_group
 from eventsync.cli.budget import budget_command
 from eventsync.cli.check import check_command
 from eventsync.cli.connections import connections_group
@@ -12,7 +13,9 @@ from eventsync.cli.database import database_url_command, migrate_command
 from eventsync.cli.errors import EventsyncGroup
 from eventsync.cli.orgs import orgs_group
 from eventsync.cli.output import examples
+from eventsync.cli.providers import providers_group
 from eventsync.cli.run import run_command
+from eventsync.cli.send_test_event import send_test_event_command
 from eventsync.cli.tokens import tokens_group
 from eventsync.cli.up import up_command
 from eventsync.sandbox import sandbox_command
@@ -47,8 +50,8 @@ eventsync_command.add_sections(
     {
         "Run": [up_command, run_command, sandbox_command],
         "Set up": [migrate_command, check_command, database_url_command],
-        "Who and what is connected": [orgs_group, tokens_group, connections_group],
-        "Look and mend": [budget_command],
+        "Who and what is connected": [orgs_group, tokens_group, connections_group, affiliations_group, providers_group],
+        "Look and mend": [budget_command, send_test_event_command],
     }
 )
 

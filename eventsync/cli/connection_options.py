@@ -132,7 +132,7 @@ def _settings(texts: Sequence[str]) -> Mapping[str, str]:
 
 def _api_key(given: str | None) -> str:
     if given == "-":
-        given = click.get_text_stream("stdin").readline()
+        given = sys.stdin.readline()
     elif given is None and sys.stdin.isatty():
         given = str(click.prompt("API key", hide_input=True, err=True))
     key = (given or "").strip()

@@ -75,14 +75,12 @@ def cell(value: object) -> str:
     match value:
         case None | () | [] | "":
             return "-"
-        case Mapping() if not value:
-            return "-"
         case bool():
             return "yes" if value else "no"
         case datetime():
             return when(value)
         case Mapping():
-            return " ".join(f"{name}={cell(item)}" for name, item in value.items())
+            return " ".join(f"{name}={cell(item)}" for name, item in value.items()) or "-"
         case list() | tuple():
             return ", ".join(map(cell, value))
         case _:

@@ -66,8 +66,9 @@ async def _run(settings: Settings, roles: frozenset[Role], host: str, port: int,
             health_port=health_port,
         )
         async with open_process(options) as process:
-            await process.require_schema()
-            await process.supervisor.run(stop_on_signals())
+            stop = stop_on_signals()
+            async with process.running(stop):
+                await stop.wait()
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -20,6 +20,7 @@ from eventsync.postgres.access import AccessLog, ApiTokens
 from eventsync.postgres.database import Database
 from eventsync.postgres.migrations import check_schema, migrate
 from eventsync.postgres.queue import EventQueue
+from eventsync.postgres.stored_events import StoredEvents
 from eventsync.postgres.tenants import Connections, ConnectionSummary, Organization, Organizations
 from eventsync.postgres.webhook_tokens import WebhookTokens
 from eventsync.settings import Settings, load_settings
@@ -49,6 +50,7 @@ class Installation:
     api_tokens: ApiTokens
     access_log: AccessLog
     queue: EventQueue
+    stored_events: StoredEvents
 
     async def organization(self, reference: str) -> Organization:
         """Find an organization by id, external id or number. Raises Rejected("unknown_organization")."""
@@ -145,6 +147,7 @@ def installation_of(settings: Settings, url: str, database: Database, keyring: K
         api_tokens=ApiTokens(database),
         access_log=AccessLog(database),
         queue=EventQueue(database, keyring),
+        stored_events=StoredEvents(database, keyring),
     )
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from importlib import resources
 from typing import Any
 from uuid import UUID
+from zlib import crc32
 
 import click
 import orjson
@@ -58,12 +59,13 @@ def specimen(
         sample["PracticeId"] = practice_id
     record, name = _record_of(sample)
     record[name] = record_id or _like(str(record[name]), nonce)
+    client = _invented_client(record[name])
     if "LastModified" in record:
         record["LastModified"] = int(now.timestamp() * 1000)
     for holder in (sample, record):
         for member in _CLIENT_IDS:
             if isinstance(holder.get(member), int):
-                holder[member] = _FIRST_INVENTED_CLIENT + nonce.int % _INVENTED_CLIENTS
+                holder[member] = client
     return Specimen(event_type, str(record[name]), orjson.dumps(sample))
 
 
@@ -76,3 +78,8 @@ def _record_of(sample: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 def _like(sample_id: str, nonce: UUID) -> str:
     return nonce.hex[:_SHORT_ID_CHARS] if len(sample_id) == _SHORT_ID_CHARS else str(nonce)
+
+
+def _invented_client(record_id: str) -> int:
+    """Give every event about one record the same client."""
+    return _FIRST_INVENTED_CLIENT + crc32(record_id.encode()) % _INVENTED_CLIENTS

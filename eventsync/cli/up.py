@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
@@ -76,8 +74,7 @@ async def _up(settings: Settings, sandbox_port: int | None, rate_per_s: float) -
             companions=(home,),
         )
         process = await stack.enter_async_context(open_process(options))
-        await process.open()
-        await stack.enter_async_context(_running(process, stop))
+        await stack.enter_async_context(process.running(stop))
         base_url = process.servers[0].address
         demo = None
         if sandbox_port is not None:
@@ -88,17 +85,6 @@ async def _up(settings: Settings, sandbox_port: int | None, rate_per_s: float) -
         await LiveView(process, demo, console).show_until(stop)
         console.print("Stopping: what is in flight is brought to its end …")
     console.print("Stopped. Start again to go on where this ended.")
-
-
-@asynccontextmanager
-async def _running(process: Process, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Run the supervisor around the block, and drain it after the block."""
-    supervising = asyncio.create_task(process.supervisor.run(stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await supervising
 
 
 async def _greet(console: Console, process: Process, base_url: str) -> None:
