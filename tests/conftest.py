@@ -25,6 +25,8 @@ from eventsync.postgres.migrations import migrate
 
 _VHOSTS = 150
 
+pytest_plugins = ("e2e.fixtures",)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test that asks for RabbitMQ, so that `-m "not rabbitmq"` leaves them out."""

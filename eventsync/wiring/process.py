@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ class ProcessOptions:
     """Where one process works and listens.
 
     `port` serves webhooks and the API, where the roles have them; `health_port` serves probes and metrics only, and is
-    opened in addition where it is named. `companions` are workers from outside, stopped last.
+    opened in addition where it is named. `companions` are workers from outside, stopped last. `relays` and
+    `consumers` are how many of them work side by side.
     """
 
     settings: Settings
@@ -81,6 +83,8 @@ class ProcessOptions:
     port: int = 8080
     health_port: int | None = None
     companions: tuple[Worker, ...] = ()
+    relays: int = 1
+    consumers: int = 1
 
 
 def utc_now() -> datetime:
@@ -166,6 +170,18 @@ class Process:
         for server in self.servers:
             await server.open()
 
+    @asynccontextmanager
+    async def running(self, stop: asyncio.Event | None = None) -> AsyncIterator[None]:
+        """Run the workers around the block; after it, or once `stop` is set, they are drained."""
+        stop = asyncio.Event() if stop is None else stop
+        await self.open()
+        supervising = asyncio.create_task(self.supervisor.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await supervising
+
     async def require_schema(self) -> None:
         """Refuse a schema that this release does not know; while PostgreSQL is away, the door opens all the same.
 
@@ -184,7 +200,7 @@ class Process:
         if Role.INGRESS in roles:
             workers += self._door
         if Role.RELAY in roles:
-            workers.append(Relay(self.queue, self.link, self.listener, self.metrics, self.clock))
+            workers += [self._relay(number) for number in range(self.options.relays)]
         if Role.CONSUMER in roles:
             workers += self._consumers()
         if Role.WORKER in roles:
@@ -211,11 +227,23 @@ class Process:
         drain = SpoolDrain(self._receiver, self.queue, self.retention, self.spool, self._book, self.metrics, self.clock)
         return [self._receiver, drain, self._book, self._refusals]
 
+    def _relay(self, number: int) -> Worker:
+        relay = Relay(self.queue, self.link, self.listener, self.metrics, self.clock)
+        relay.name = f"relay:{number}"
+        return relay
+
     def _consumers(self) -> list[Worker]:
+        consumers: list[Worker] = [
+            self._consumer(QueueName.APPLY_FRESH, number) for number in range(self.options.consumers)
+        ]
+        bulk = self._consumer(QueueName.APPLY_BULK, 0)
+        return [*consumers, bulk, DeadLetterConsumer(self.queue, self.link, self.metrics, self.clock)]
+
+    def _consumer(self, queue_name: QueueName, number: int) -> Worker:
         applier = Applier(self.queue, self.writer, self.vendors, self.directory, self.metrics, self.clock)
-        fresh = Consumer(applier, self.link, QueueName.APPLY_FRESH)
-        bulk = Consumer(applier, self.link, QueueName.APPLY_BULK, prefetch=100, batch_events=50)
-        return [fresh, bulk, DeadLetterConsumer(self.queue, self.link, self.metrics, self.clock)]
+        consumer = Consumer(applier, self.link, queue_name)
+        consumer.name = f"consumer:{queue_name.value}:{number}"
+        return consumer
 
     def _refetch_worker(self) -> Worker:
         refetcher = Refetcher(self.queue, self.writer, self.directory, self.open_client, self.metrics, self.clock)
