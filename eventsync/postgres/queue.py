@@ -12,6 +12,7 @@ import orjson
 
 from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
+from eventsync.domain.errors import Misconfigured
 from eventsync.domain.events import EventId, IncomingEvent, Lane, Outcome, WorkClass
 from eventsync.postgres.database import Database, Session
 from eventsync.postgres.json_rows import json_rows
@@ -64,7 +65,10 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An event in a consumer's hands. `is_suspect` where an earlier attempt never came to an orderly end."""
+    """An event in a consumer's hands. `is_suspect` where an earlier attempt never came to an orderly end.
+
+    `unreadable` says why its body is missing here: it was sealed with a key that we lack, or was tampered with.
+    """
 
     event_id: EventId
     received_at: datetime
@@ -74,6 +78,7 @@ class Attempt:
     is_suspect: bool
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     body: bytes = field(repr=False)
+    unreadable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +176,15 @@ class EventQueue:
         return [(row["available_at"], row["has_room"]) for row in rows]
 
     async def begin_attempts(
-        self, event_ids: Sequence[UUID], now: datetime, *, released: Iterable[UUID] = ()
+        self, event_ids: Sequence[UUID], now: datetime, *, released: Iterable[UUID] = (), alone: bool = False
     ) -> list[Attempt]:
         """Count an attempt at each event that still waits, and answer them with their opened bodies.
 
-        `released` names those that this process let go unharmed before (the database went away): they are
-        neither suspects nor counted twice.
+        Suspects are answered but not counted, unless `alone` says that this is their own try. `released` names those
+        that this process let go unharmed before (the database went away): they are neither suspects nor counted twice.
         """
         async with self.database.session() as session:
-            rows = await session.fetch(SQL.begin_attempts, list(event_ids), list(released), now)
+            rows = await session.fetch(SQL.begin_attempts, list(event_ids), list(released), now, alone)
         return [self._attempt(row) for row in rows]
 
     async def retry_later(
@@ -243,8 +248,7 @@ class EventQueue:
         )
 
     def _attempt(self, row: Any) -> Attempt:
-        context = f"event:{row['event_id']}"
-        headers = orjson.loads(self._keyring.open(row["headers_sealed"], context))
+        headers, body, unreadable = self._opened(row)
         return Attempt(
             event_id=row["event_id"],
             received_at=row["received_at"],
@@ -252,9 +256,23 @@ class EventQueue:
             vendor=row["vendor"],
             attempts=row["attempts"],
             is_suspect=row["is_suspect"],
-            headers=tuple((name, value) for name, value in headers),
-            body=self._keyring.open(row["body_sealed"], context),
+            headers=headers,
+            body=body,
+            unreadable=unreadable,
         )
+
+    def _opened(self, row: Any) -> tuple[tuple[tuple[str, str], ...], bytes, str | None]:
+        """Open headers and body; one event that does not open must not stop the others of its batch."""
+        context = f"event:{row['event_id']}"
+        try:
+            headers = orjson.loads(self._keyring.open(row["headers_sealed"], context))
+            return (
+                tuple((name, value) for name, value in headers),
+                self._keyring.open(row["body_sealed"], context),
+                None,
+            )
+        except Misconfigured as error:
+            return (), b"", str(error)
 
 
 # The following run inside a transaction of the stage's: an event's end and what it changed are one commit.

@@ -1,7 +1,8 @@
 """The one write path: webhook, sweep, manual sync and import change records through `RecordWriter.write`.
 
 Rows are locked in key order, merged by the domain's rules, and written at most once each, whatever the number of
-changes; who loses the race to insert a row loads it and merges again.
+changes; who loses the race to insert a row loads it and merges again. An absence has no row to lock, so whoever
+brings one writes alone within its connection, while all other writers work side by side.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from eventsync.postgres.statements import load_statements
 
 @dataclass(frozen=True, slots=True)
 class _Sql:
+    write_alone: str
+    write_side_by_side: str
     load_absences: str
     insert_absences: str
     insert_news: str
@@ -89,13 +92,18 @@ class RecordWriter:
 
         Tables are written in one fixed order and rows in key order, so that writers rarely wait in a circle.
         """
+        if not changes:
+            return []
         results: dict[int, Merged] = {}
-        await self._keep_absences(session, [entry.change for entry in changes])
+        absences = [entry.change for entry in changes if isinstance(entry.change, Absence)]
+        await _enter(session, changes, alone=bool(absences))
         news: list[News] = []
         for table in self._tables:
             mine = [(place, entry) for place, entry in enumerate(changes) if entry.change.entity.kind in table.kinds]
             if mine:
                 news += await self._write_table(session, table, mine, results, now)
+        if absences:
+            await session.execute(SQL.insert_absences, json_rows([_absence_row(absence) for absence in absences]))
         if news:
             await session.execute(SQL.insert_news, json_rows(news), now)
         return [results[place] for place in range(len(changes))]
@@ -145,9 +153,10 @@ class RecordWriter:
     async def _load(
         self, session: Session, table: RecordTable, refs: Sequence[EntityRef]
     ) -> dict[EntityRef, tuple[RecordState, bool]]:
-        absences = await _load_absences(session, refs)
+        rows = await session.fetch(table.sql.load, *table.keys(refs))
+        absences = await _load_absences(session, refs)  # once the rows are locked, so that no later one is missed
         states = {ref: (RecordState(absences=absences.get(ref, frozenset())), False) for ref in refs}
-        for row in await session.fetch(table.sql.load, *table.keys(refs)):
+        for row in rows:
             ref = table.ref(row)
             core, extras = table.held(row)
             seen_ms = 0 if row["seen_at"] is None else milliseconds(row["seen_at"])
@@ -168,11 +177,6 @@ class RecordWriter:
         rows = await session.fetch(table.sql.insert, json_rows(list(inserts.values())), now)
         return inserts.keys() - {table.ref(row) for row in rows}
 
-    async def _keep_absences(self, session: Session, changes: Sequence[RecordChange]) -> None:
-        rows = [_absence_row(change) for change in changes if isinstance(change, Absence)]
-        if rows:
-            await session.execute(SQL.insert_absences, json_rows(rows))
-
 
 async def take_news(session: Session, at_most: int) -> list[News]:
     """Take the oldest news out of the outbox, inside a transaction that ends once the bus has confirmed them."""
@@ -189,6 +193,11 @@ async def take_news(session: Session, at_most: int) -> list[News]:
         )
         for row in sorted(rows, key=lambda row: row["id"])
     ]
+
+
+async def _enter(session: Session, changes: Sequence[EventChange], *, alone: bool) -> None:
+    connection_ids = sorted({entry.change.entity.connection_id for entry in changes})
+    await session.execute(SQL.write_alone if alone else SQL.write_side_by_side, connection_ids)
 
 
 async def _load_absences(session: Session, refs: Sequence[EntityRef]) -> dict[EntityRef, frozenset[Absence]]:

@@ -30,7 +30,8 @@ _log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 5
 _TRANSACTION_TRIES = 3
-_RETRY_PAUSE = timedelta(seconds=5)
+_FIRST_RETRY = timedelta(seconds=5)
+_INTERNAL_ERROR = "internal_error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +66,32 @@ class Applier:
         """Bring every one of these events that still waits to its end, or to its next try.
 
         Attempts are counted first. An event whose earlier attempt never ended may have killed its consumer, so it
-        runs alone; after MAX_ATTEMPTS it is parked. Raises Transient when PostgreSQL goes away: nothing is lost, and
-        these events are not suspected for it.
+        runs alone; after MAX_ATTEMPTS it is parked. Raises Transient or Misconfigured when PostgreSQL goes away or
+        refuses us: nothing is lost, and these events are not suspected for it.
         """
         try:
             attempts = await self._queue.begin_attempts(event_ids, self._clock(), released=self._released)
             self._released.difference_update(event_ids)
             await self._apply_attempts(attempts)
-        except Transient:
+        except (Transient, Misconfigured):
             self._released.update(event_ids)
             raise
 
     async def _apply_attempts(self, attempts: Sequence[Attempt]) -> None:
-        suspects = [attempt for attempt in attempts if attempt.is_suspect]
-        exhausted = [attempt for attempt in suspects if attempt.attempts > MAX_ATTEMPTS]
         trusted = [attempt for attempt in attempts if not attempt.is_suspect]
-        if exhausted:
-            await self._park([_parked(attempt, "kills_the_consumer", "its consumer died") for attempt in exhausted])
+        suspects = [attempt for attempt in attempts if attempt.is_suspect]
         if trusted:
             self._metrics.batch_events.observe(len(trusted))
             await self._apply_batch(trusted)
-        for suspect in suspects:
-            if suspect not in exhausted:
-                await self._apply_batch([suspect])
+        for suspect in sorted(suspects, key=lambda attempt: attempt.attempts):
+            await self._apply_alone(suspect)
+
+    async def _apply_alone(self, suspect: Attempt) -> None:
+        """Count a suspect's attempt only now that its turn has come: the others must not pay for a killer before it."""
+        if suspect.attempts >= MAX_ATTEMPTS:
+            await self._park([_parked(suspect, "kills_the_consumer", "its consumer died at every attempt")])
+            return
+        await self._apply_batch(await self._queue.begin_attempts([suspect.event_id], self._clock(), alone=True))
 
     async def _apply_batch(self, attempts: Sequence[Attempt]) -> None:
         understood, parked = [], []
@@ -102,7 +106,7 @@ class Applier:
                 raise
             except Exception as error:  # noqa: BLE001  # a fault of ours in one event must not stop the others
                 _log.error("event_not_understood", event_id=str(attempt.event_id), exception=type(error).__name__)
-                parked.append(_parked(attempt, "internal_error", type(error).__name__))
+                parked.append(_parked(attempt, _INTERNAL_ERROR, type(error).__name__))
         await self._park(parked)
         if understood:
             await self._commit(understood)
@@ -111,20 +115,36 @@ class Applier:
         vendor = self._vendors.get(attempt.vendor)
         if vendor is None:
             raise Rejected("unknown_vendor", "this release has no adapter for the event's vendor")
+        if attempt.unreadable is not None:
+            raise Misconfigured(attempt.unreadable)
         connection = await self._directory.get(attempt.connection_id)
         context = WebhookContext(connection.id, connection.practice_id)
         return vendor.read_webhook(attempt.body, dict(attempt.headers), context)
 
     async def _commit(self, understood: Sequence[_Understood]) -> None:
+        """Write them together or, where one of them spoils that, in ever smaller parts until it stands alone."""
         try:
             await self._write(understood)
-        except Rejected as error:
-            if len(understood) == 1:
+        except (Transient, Misconfigured):
+            raise
+        except Exception as error:  # noqa: BLE001  # a fault of ours in one event must not stop the others
+            if len(understood) > 1:
+                middle = len(understood) // 2
+                await self._commit(understood[:middle])
+                await self._commit(understood[middle:])
+            elif isinstance(error, Rejected):
                 await self._park([_parked(understood[0].attempt, error.reason, str(error))])
-                return
-            middle = len(understood) // 2
-            await self._commit(understood[:middle])
-            await self._commit(understood[middle:])
+            else:
+                await self._retry_or_park(understood[0].attempt, error)
+
+    async def _retry_or_park(self, attempt: Attempt, error: Exception) -> None:
+        """Try again later what failed by a fault of ours: a schema in the middle of an upgrade is one that passes."""
+        _log.error("event_not_written", event_id=str(attempt.event_id), exception=type(error).__name__)
+        if attempt.attempts >= MAX_ATTEMPTS:
+            await self._park([_parked(attempt, _INTERNAL_ERROR, type(error).__name__)])
+            return
+        available_at = self._clock() + _FIRST_RETRY * 2 ** (attempt.attempts - 1)
+        await self._queue.retry_later([attempt.event_id], available_at, type(error).__name__)
 
     async def _write(self, understood: Sequence[_Understood]) -> None:
         """Write data and ends in one transaction; a deadlock or a lost connection is worth trying again at once."""

@@ -22,12 +22,15 @@ class BusLink:
         self._owes_republish = False
 
     async def restore(self) -> None:
-        """Connect where needed. Raises Transient or Misconfigured as `Bus.start` does.
+        """Connect where needed. Raises Transient or Misconfigured as `Bus.start` does, and while PostgreSQL is away.
 
+        Whoever took messages now could only let them fall, and the broker counts each fall: after an outage of some
+        minutes all of them would be dead letters.
         A queue that had to be created held nothing, so everything in flight becomes due again; that debt is
         remembered until PostgreSQL has taken it.
         """
         async with self._lock:
+            await self._queue.database.ping()
             if await self.bus.start():
                 self._owes_republish = True
             if self._owes_republish:

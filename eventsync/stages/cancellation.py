@@ -8,11 +8,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_CANCELLING_TIMEOUT_S = 5.0
+
 
 async def finish_before_cancel(work: Coroutine[object, object, T], *, grace_s: float = 10.0) -> T:
     """Await `work`; when cancelled meanwhile, let it go on for up to `grace_s` seconds before giving way.
 
-    A second cancellation, or the end of the grace, cancels the work itself.
+    A second cancellation, or the end of the grace, cancels the work itself; either way it has ended when this returns.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -22,6 +24,7 @@ async def finish_before_cancel(work: Coroutine[object, object, T], *, grace_s: f
             await asyncio.wait({task}, timeout=grace_s)
         finally:
             task.cancel()
+            await asyncio.wait({task}, timeout=_CANCELLING_TIMEOUT_S)
             if task.done() and not task.cancelled():
                 task.exception()  # the caller is being stopped: the result, good or bad, has no one to go to
         raise

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from eventsync.bus.wire import QueueName
+from eventsync.bus.wire import Delivery, QueueName
 from eventsync.domain.changes import EntityRef, RecordChange
 from eventsync.domain.clock import Clock
 from eventsync.domain.connections import Connection
@@ -41,6 +41,7 @@ _DEFER = timedelta(seconds=2)
 _FIRST_RETRY_S = 15.0
 _LONGEST_RETRY_S = 3600.0
 _CREDENTIALS_RETRY_S = 300.0
+_TRANSACTION_TRIES = 3
 
 OpenClient = Callable[[Connection], VendorClient]
 
@@ -86,9 +87,12 @@ class Refetcher:
         except BudgetSpent as error:
             await self._retry(lease, error.retry_after_s or _FIRST_RETRY_S, str(error), counts=False)
         except Transient as error:
-            await self._retry_or_park(lease, error)
+            await self._retry_or_park(lease, "vendor_unreachable", str(error), error.retry_after_s)
         except Rejected as error:
             await self._park(lease, error.reason, str(error))
+        except Exception as error:  # noqa: BLE001  # a fault of ours in one read must not end those beside it
+            _log.error("record_not_read", event_id=str(lease.event_id), exception=type(error).__name__)
+            await self._retry_or_park(lease, "internal_error", type(error).__name__)
         else:
             await self._commit(lease, read_began_at, changes)
 
@@ -98,21 +102,33 @@ class Refetcher:
         return await client.refetch(_entity(lease), sequence=lease.sequence, read_began_ms=milliseconds(read_began_at))
 
     async def _commit(self, lease: RefetchLease, read_began_at: datetime, changes: Sequence[RecordChange]) -> None:
+        """Write what was read; a deadlock or a lost connection is worth trying again at once, as calls are scarce."""
+        for tries_left in reversed(range(_TRANSACTION_TRIES)):
+            try:
+                ended = await self._commit_once(lease, read_began_at, changes)
+            except Transient:
+                if not tries_left:
+                    raise
+            except Rejected as error:
+                await self._park(lease, error.reason, str(error))
+                return
+            else:
+                self._metrics.finished.labels(vendor=lease.vendor, outcome="refetched").inc(len(ended))
+                return
+
+    async def _commit_once(
+        self, lease: RefetchLease, read_began_at: datetime, changes: Sequence[RecordChange]
+    ) -> Sequence[Finished]:
         now = self._clock()
         entries = [EventChange(lease.event_id, change) for change in changes]
-        try:
-            async with self._queue.database.transaction() as session:
-                merged = await self._writer.write(session, entries, now)
-                results = list(zip(entries, merged, strict=True))
-                covered = await covered_by_read(session, lease, read_began_at)
-                await finish(session, [self._end(lease, event, results, changes) for event in covered], now)
-                await end_read(session, lease)
-        except Rejected as error:
-            await self._park(lease, error.reason, str(error))
-            return
-        for event_id, _ in covered:
-            self._metrics.finished.labels(vendor=lease.vendor, outcome="refetched").inc()
-            _log.debug("event_refetched", event_id=str(event_id))
+        async with self._queue.database.transaction() as session:
+            merged = await self._writer.write(session, entries, now)
+            results = list(zip(entries, merged, strict=True))
+            covered = await covered_by_read(session, lease, read_began_at)
+            ended = [self._end(lease, event, results, changes) for event in covered]
+            await finish(session, ended, now)
+            await end_read(session, lease)
+        return ended
 
     @staticmethod
     def _end(
@@ -124,12 +140,14 @@ class Refetcher:
         event_id, event_type = event
         return finished_by(event_id, WebhookReading(event_type, _entity(lease), tuple(changes)), results)
 
-    async def _retry_or_park(self, lease: RefetchLease, error: Transient) -> None:
+    async def _retry_or_park(
+        self, lease: RefetchLease, reason: str, error: str, retry_after_s: float | None = None
+    ) -> None:
         if lease.attempts >= MAX_ATTEMPTS:
-            await self._park(lease, "vendor_unreachable", str(error))
+            await self._park(lease, reason, error)
             return
-        pause_s = error.retry_after_s or min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2.0 ** (lease.attempts - 1))
-        await self._retry(lease, pause_s, str(error), counts=True)
+        pause_s = retry_after_s or min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2.0 ** (lease.attempts - 1))
+        await self._retry(lease, pause_s, error, counts=True)
 
     async def _retry(self, lease: RefetchLease, pause_s: float, error: str, *, counts: bool) -> None:
         available_at = self._clock() + timedelta(seconds=pause_s)
@@ -161,17 +179,23 @@ class RefetchWorker:
         try:
             async with asyncio.TaskGroup() as reads:
                 while True:
+                    await places.acquire()  # before the lease, which runs out while one waits
                     deliveries = await subscription.next_batch(1)
-                    leases = [await self._refetcher.lease(event_id) for event_id in event_ids_in(deliveries)]
+                    lease = await self._lease(deliveries)
+                    if lease is None:
+                        places.release()
+                    else:
+                        reads.create_task(self._refetch(lease, places))
                     await subscription.acknowledge(deliveries)
-                    for lease in leases:
-                        if lease is not None:
-                            await places.acquire()
-                            reads.create_task(self._refetch(lease, places))
         except ExceptionGroup as group:
             raise group.exceptions[0] from group  # one read's failure ended the others; the supervisor needs its kind
         finally:
             await asyncio.shield(subscription.close())
+
+    async def _lease(self, deliveries: Sequence[Delivery]) -> RefetchLease | None:
+        for event_id in event_ids_in(deliveries):  # at most one
+            return await self._refetcher.lease(event_id)
+        return None
 
     async def _refetch(self, lease: RefetchLease, places: asyncio.Semaphore) -> None:
         try:

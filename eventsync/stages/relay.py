@@ -12,6 +12,7 @@ import structlog
 from eventsync.bus.topology import RoutingKey, changed
 from eventsync.bus.wire import Message, encode
 from eventsync.domain.clock import Clock
+from eventsync.domain.errors import Transient
 from eventsync.domain.events import Lane, WorkClass
 from eventsync.postgres.listener import Channel, Listener
 from eventsync.postgres.queue import Claimed, EventQueue, FlightWindow, claim_due, mark_published
@@ -29,7 +30,7 @@ WINDOWS = (
     FlightWindow(WorkClass.REFETCH, Lane.BULK, 10),
 )
 _RESCUE_INTERVAL = timedelta(seconds=10)
-_FULL_WINDOW_PAUSE_S = 0.05
+_BUSY_PAUSE_S = 0.05
 
 
 class Relay:
@@ -67,9 +68,9 @@ class Relay:
         await self._link.restore()
         woken_by = "start"
         while True:
-            moved = await self.run_once()
-            if moved:
-                self._metrics.wakeups.labels(by=woken_by).inc()
+            rescued = await self._rescue()
+            if await self._relay():
+                self._metrics.wakeups.labels(by="rescue" if rescued else woken_by).inc()
                 woken_by = "more"
             else:
                 woken_by = await self._wait()
@@ -77,6 +78,9 @@ class Relay:
     async def run_once(self) -> int:
         """Publish one batch of events and one of news, and rescue what seems lost; tell how many went out."""
         await self._rescue()
+        return await self._relay()
+
+    async def _relay(self) -> int:
         return await self._relay_events() + await self._relay_news()
 
     async def _relay_events(self) -> int:
@@ -84,8 +88,7 @@ class Relay:
             claimed = await claim_due(session, self._windows, self._clock(), at_most=self._batch_events)
             if not claimed:
                 return 0
-            async with asyncio.timeout(self._publish_timeout_s):
-                await self._link.bus.publish([_work_message(entry) for entry in claimed])
+            await self._publish([_work_message(entry) for entry in claimed])
             await mark_published(session, [entry.event_id for entry in claimed], self._clock())
         for (work, lane), count in Counter((entry.work, entry.lane) for entry in claimed).items():
             self._metrics.published.labels(work=work.value, lane=lane.name.lower()).inc(count)
@@ -95,14 +98,20 @@ class Relay:
         async with self._queue.database.transaction() as session:
             news = await take_news(session, self._batch_events)
             if news:
-                async with asyncio.timeout(self._publish_timeout_s):
-                    await self._link.bus.publish([_news_message(entry) for entry in news])
+                await self._publish([_news_message(entry) for entry in news])
         return len(news)
 
-    async def _rescue(self) -> None:
+    async def _publish(self, messages: Sequence[Message]) -> None:
+        try:
+            async with asyncio.timeout(self._publish_timeout_s):
+                await self._link.bus.publish(messages)
+        except TimeoutError as error:
+            raise Transient(f"the bus did not confirm within {self._publish_timeout_s:g} s") from error
+
+    async def _rescue(self) -> int:
         now = self._clock()
         if now - self._rescued_at < _RESCUE_INTERVAL:
-            return
+            return 0
         self._rescued_at = now
         lost = await self._queue.republish_lost(now, after_s=self._lost_after_s)
         if lost:
@@ -111,6 +120,7 @@ class Relay:
         expired = await self._queue.return_expired_leases(now)
         if expired:
             _log.warning("leases_expired", count=expired)
+        return lost + expired
 
     async def _wait(self) -> str:
         pause_s, reason = self._pause(await self._queue.next_due(self._windows))
@@ -122,10 +132,10 @@ class Relay:
         pauses = [(poll_s, "poll")]
         for due_at, has_room in due:
             due_in_s = (due_at - now).total_seconds()
-            if due_in_s > 0 or has_room:
+            if due_in_s > 0:
                 pauses.append((due_in_s, "due"))
-            else:
-                pauses.append((_FULL_WINDOW_PAUSE_S, "room"))
+            else:  # the window is full, or another relay is just publishing it
+                pauses.append((_BUSY_PAUSE_S, "due" if has_room else "room"))
         return min(pauses)
 
 

@@ -173,8 +173,10 @@ async def test_an_attempt_is_counted_before_it_is_made_and_its_remains_make_a_su
     await publish_due(queue)
     (first,) = await queue.begin_attempts([event_id], NOW)
     (second,) = await queue.begin_attempts([event_id], NOW)
+    (alone,) = await queue.begin_attempts([event_id], NOW, alone=True)
     assert (first.attempts, first.is_suspect) == (1, False)
-    assert (second.attempts, second.is_suspect) == (2, True)
+    assert (second.attempts, second.is_suspect) == (1, True)
+    assert (alone.attempts, alone.is_suspect) == (2, True)
     (released,) = await queue.begin_attempts([event_id], NOW, released=[event_id])
     assert (released.attempts, released.is_suspect) == (2, False)
 

@@ -34,7 +34,7 @@ CROSS JOIN LATERAL (
 ) q;
 
 -- name: mark_published
-UPDATE event_queue SET status = 'published', published_at = $2, publishes = publishes + 1
+UPDATE event_queue SET status = 'published', published_at = $2, publishes = least(publishes + 1, 1000)
 WHERE event_id = ANY($1::uuid[]);
 
 -- name: next_due
@@ -50,15 +50,22 @@ CROSS JOIN LATERAL (
 ) q;
 
 -- name: republish_lost
--- Only a bounded window is in flight, so age means lost; the wait doubles with each publish, so that a long stop of
--- all consumers does not fill the broker with copies.
+-- Only a bounded window is in flight, so age means lost; the wait doubles with each publish, up to an hour, so that a
+-- long stop of all consumers does not fill the broker with copies. What somebody has locked is not lost.
 UPDATE event_queue SET status = 'pending', available_at = $1
-WHERE status = 'published'
-  AND published_at < $1::timestamptz - least(make_interval(secs => $2 * power(2, publishes - 1)), interval '1 hour');
+WHERE event_id IN (
+    SELECT event_id FROM event_queue
+    WHERE status = 'published'
+      AND published_at < $1::timestamptz - least(make_interval(secs => $2 * power(2, least(publishes - 1, 10))),
+                                                 interval '1 hour')
+    FOR UPDATE SKIP LOCKED
+);
 
 -- name: republish_all
 -- The bus has lost its queues (or its process): everything in flight goes out again, oldest first.
-UPDATE event_queue SET status = 'pending' WHERE status = 'published';
+UPDATE event_queue SET status = 'pending'
+WHERE event_id IN (SELECT event_id FROM event_queue WHERE status = 'published' FOR UPDATE SKIP LOCKED)
+RETURNING pg_notify('eventsync_queue', '');
 
 -- name: return_expired_leases
 UPDATE event_queue SET status = 'pending', available_at = $1, leased_until = NULL
@@ -66,16 +73,28 @@ WHERE status = 'running' AND leased_until < $1;
 
 -- name: begin_attempts
 -- Attempts are counted before they are made. A row that still carries the start of an earlier attempt was in the
--- hands of a consumer that died; `$2` names those which this very process let go when the database went away.
--- A due pending row is taken as well: its relay may not have committed yet, and this waits until it has.
-UPDATE event_queue q
-SET attempts = q.attempts + CASE WHEN q.event_id = ANY($2::uuid[]) THEN 0 ELSE 1 END, attempt_started_at = $3
-FROM event_queue earlier
-JOIN events e ON e.received_at = earlier.received_at AND e.id = earlier.event_id
-WHERE q.event_id = ANY($1::uuid[]) AND earlier.event_id = q.event_id AND q.work = 'apply'
-  AND (q.status = 'published' OR (q.status = 'pending' AND q.available_at <= $3))
-RETURNING q.event_id, q.received_at, q.connection_id, q.vendor, q.attempts, e.headers_sealed, e.body_sealed,
-          earlier.attempt_started_at IS NOT NULL AND NOT q.event_id = ANY($2::uuid[]) AS is_suspect;
+-- hands of a consumer that died, and is counted when its turn comes to run alone ($4): otherwise a batch that holds
+-- one killer would use up the attempts of all the others. `$2` names those which this very process let go when the
+-- database went away. A due pending row is taken as well: its relay may not have committed yet, and this waits until
+-- it has. Rows are locked in key order, since two consumers may hold the same ones.
+WITH held AS MATERIALIZED (
+    SELECT event_id, received_at, attempts, attempt_started_at IS NOT NULL AND NOT event_id = ANY($2::uuid[]) AS is_suspect
+    FROM event_queue
+    WHERE event_id = ANY($1::uuid[]) AND work = 'apply'
+      AND (status = 'published' OR (status = 'pending' AND available_at <= $3))
+    ORDER BY event_id
+    FOR UPDATE
+), counted AS (
+    UPDATE event_queue q
+    SET attempts = held.attempts + CASE WHEN $4::boolean OR NOT (held.is_suspect OR q.event_id = ANY($2::uuid[]))
+                                        THEN 1 ELSE 0 END,
+        attempt_started_at = $3
+    FROM held WHERE q.event_id = held.event_id
+    RETURNING q.event_id, q.received_at, q.connection_id, q.vendor, q.attempts, held.is_suspect
+)
+SELECT c.event_id, c.received_at, c.connection_id, c.vendor, c.attempts, c.is_suspect, e.headers_sealed, e.body_sealed
+FROM counted c JOIN events e ON e.received_at = c.received_at AND e.id = c.event_id
+ORDER BY c.event_id;
 
 -- name: finish
 WITH ended AS (
@@ -103,17 +122,19 @@ RETURNING q.event_id;
 
 -- name: hand_to_refetch
 UPDATE event_queue q
-SET work = 'refetch', status = 'pending', available_at = $2, attempts = 0, attempt_started_at = NULL,
+SET work = 'refetch', status = 'pending', available_at = $2, attempts = 0, publishes = 0, attempt_started_at = NULL,
     event_type = r.event_type, entity_kind = r.entity_kind, entity_id = r.entity_id
 FROM jsonb_to_recordset($1::jsonb) AS r(event_id uuid, event_type text, entity_kind text, entity_id text)
 WHERE q.event_id = r.event_id AND q.status <> 'parked' AND q.work = 'apply'
 RETURNING q.event_id, pg_notify('eventsync_queue', '');
 
 -- name: retry_later
+-- The relays are told, since they sleep until what was the next due event before.
 UPDATE event_queue
-SET status = 'pending', available_at = $2, error = $3, attempt_started_at = NULL, leased_until = NULL,
+SET status = 'pending', available_at = $2, error = $3, attempt_started_at = NULL, leased_until = NULL, publishes = 0,
     attempts = attempts - CASE WHEN $4::boolean THEN 0 ELSE 1 END
-WHERE event_id = ANY($1::uuid[]) AND status <> 'parked';
+WHERE event_id = ANY($1::uuid[]) AND status <> 'parked'
+RETURNING pg_notify('eventsync_queue', '');
 
 -- name: lease_refetch
 -- One read at a time per record, its sequence number taken before the read. Nothing comes back while another
@@ -149,15 +170,17 @@ WHERE work = 'refetch' AND connection_id = $1 AND entity_kind = $2 AND entity_id
 
 -- name: defer
 -- The event's record is being read for someone else; that read may answer this event too.
-UPDATE event_queue SET status = 'pending', available_at = $2
-WHERE event_id = $1 AND work = 'refetch' AND status = 'published';
+UPDATE event_queue SET status = 'pending', available_at = $2, publishes = 0
+WHERE event_id = $1 AND work = 'refetch' AND status = 'published'
+RETURNING pg_notify('eventsync_queue', '');
 
 -- name: count_dead_letter
--- A dead letter that was never attempted only shared its consumer's fate; it gets its own chances, counted.
+-- A dead letter that was never attempted only shared its consumer's fate; it gets its own chances, counted. One that
+-- waits for its next try by now is an old copy of the message, and counts for nothing.
 UPDATE event_queue
 SET attempts = attempts + 1, status = 'pending', available_at = $2, attempt_started_at = $2
-WHERE event_id = $1 AND status IN ('published', 'pending')
-RETURNING attempts;
+WHERE event_id = $1 AND (status = 'published' OR (status = 'pending' AND available_at <= $2))
+RETURNING attempts, pg_notify('eventsync_queue', '');
 
 -- name: unpark
 UPDATE event_queue

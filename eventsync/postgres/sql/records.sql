@@ -1,5 +1,11 @@
 -- What all kinds of records share: evidence of absence, and the news of what changed.
 
+-- name: write_alone
+SELECT pg_advisory_xact_lock(hashtextextended('eventsync:records:' || c, 0)) FROM unnest($1::uuid[]) c;
+
+-- name: write_side_by_side
+SELECT pg_advisory_xact_lock_shared(hashtextextended('eventsync:records:' || c, 0)) FROM unnest($1::uuid[]) c;
+
 -- name: load_absences
 SELECT a.* FROM record_absences a
 JOIN unnest($1::uuid[], $2::text[], $3::text[]) AS k(connection_id, kind, external_id)
@@ -12,9 +18,11 @@ FROM jsonb_populate_recordset(NULL::record_absences, $1::jsonb)
 ON CONFLICT DO NOTHING;
 
 -- name: insert_news
+-- The relays are woken, since nobody else would tell them before they poll.
 INSERT INTO change_outbox (connection_id, kind, record_id, external_id, position, deleted, event_id, created_at)
 SELECT connection_id, kind, record_id, external_id, position, deleted, event_id, $2
-FROM jsonb_populate_recordset(NULL::change_outbox, $1::jsonb);
+FROM jsonb_populate_recordset(NULL::change_outbox, $1::jsonb)
+RETURNING pg_notify('eventsync_queue', '');
 
 -- name: take_news
 DELETE FROM change_outbox WHERE id IN (
