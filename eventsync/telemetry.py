@@ -40,9 +40,7 @@ class Metrics:
         self.finished = Counter(
             "eventsync_events_finished", "Events that came to an end", ["vendor", "outcome"], registry=registry
         )
-        self.parked = Counter(
-            "eventsync_events_parked", "Events set aside for a person", ["reason"], registry=registry
-        )
+        self.parked = Counter("eventsync_events_parked", "Events set aside for a person", ["reason"], registry=registry)
         self.latency_seconds = Histogram(
             "eventsync_webhook_to_row_seconds",
             "From an event's receipt to the commit of what it changed",
@@ -72,7 +70,10 @@ class Metrics:
             "eventsync_queue_events", "Unfinished events", ["work", "lane", "status"], registry=registry
         )
         self.queue_oldest_seconds = Gauge(
-            "eventsync_queue_oldest_seconds", "Age of the oldest unfinished event that is not parked", registry=registry
+            "eventsync_queue_oldest_seconds",
+            "Age of the oldest unfinished event that is not parked",
+            ["work"],
+            registry=registry,
         )
         self.spool_events = Gauge("eventsync_spool_events", "Events waiting in the local spool", registry=registry)
         self.spool_bytes = Gauge("eventsync_spool_bytes", "Size of the local spool", registry=registry)

@@ -23,6 +23,7 @@ from eventsync.domain.errors import Misconfigured, Transient
 from eventsync.postgres.access import RefusalCounts
 from eventsync.postgres.budget import BudgetLimits, PostgresBudget, prune_calls
 from eventsync.postgres.database import Database
+from eventsync.postgres.linking import PatientLinks
 from eventsync.postgres.listener import Listener
 from eventsync.postgres.migrations import check_schema
 from eventsync.postgres.queue import EventQueue
@@ -37,6 +38,7 @@ from eventsync.stages.bus_link import BusLink
 from eventsync.stages.dead_letters import DeadLetterConsumer
 from eventsync.stages.directory import ConnectionDirectory
 from eventsync.stages.receive import Receiver, SpoolDrain
+from eventsync.stages.recurring import Recurring
 from eventsync.stages.refetch import Refetcher, RefetchWorker
 from eventsync.stages.relay import Relay
 from eventsync.stages.upkeep import Upkeep
@@ -51,6 +53,7 @@ from eventsync.web.health import Health, Part
 from eventsync.web.ingress import Ingress
 from eventsync.web.server import WebServer
 from eventsync.wiring import Role
+from eventsync.wiring.metered import MeteredBudget
 from eventsync.wiring.readiness import (
     bus_part,
     database_part,
@@ -114,6 +117,7 @@ class Process:
         self.vendors: Mapping[str, Vendor] = load_vendors()
         self._http = http
         self._clients: dict[str, VendorHttp] = {}
+        self.budgets: dict[str, PostgresBudget] = {}
         settings = options.settings
         listen_url = settings.listen_database_url
         self.database = Database(options.database_url)
@@ -156,7 +160,8 @@ class Process:
         if key not in self._clients:
             limits = BudgetLimits(connection.calls_per_minute, connection.calls_per_day)
             budget = PostgresBudget(self.database, key, limits, self.clock)
-            self._clients[key] = VendorHttp(self._http, budget)
+            self.budgets[str(connection.number)] = budget
+            self._clients[key] = VendorHttp(self._http, MeteredBudget(budget, connection.vendor, self.metrics))
         return self.vendors[connection.vendor].client(connection, self._clients[key])
 
     @property
@@ -206,7 +211,7 @@ class Process:
         if Role.WORKER in roles:
             workers.append(self._refetch_worker())
         if Role.SCHEDULER in roles:
-            workers.append(self._upkeep())
+            workers += self._chores()
         workers += [self.directory, self.listener, *self.options.companions]
         return workers + [server for server in (self.health_server,) if server is not None]
 
@@ -249,18 +254,21 @@ class Process:
         refetcher = Refetcher(self.queue, self.writer, self.directory, self.open_client, self.metrics, self.clock)
         return RefetchWorker(refetcher, self.link)
 
-    def _upkeep(self) -> Worker:
-        async def prune() -> None:
-            await prune_calls(self.database, self.clock())
-
+    def _chores(self) -> list[Worker]:
         settings = self.options.settings
-        return Upkeep(
+        links = PatientLinks(self.database)
+        upkeep = Upkeep(
             self.retention,
             self.clock,
             raw_days=settings.raw_retention_days,
             history_days=settings.history_retention_days,
-            chores=[prune],
         )
+        return [
+            upkeep,
+            Recurring("patient-linking", lambda: links.link_by_email(self.clock()), interval_s=60.0),
+            Recurring("client-ids", lambda: links.backfill_client_ids(self.clock()), interval_s=600.0),
+            Recurring("api-call-ledger", lambda: prune_calls(self.database, self.clock()), interval_s=3600.0),
+        ]
 
     def _main_app(self) -> web.Application:
         app = web.Application()
@@ -279,7 +287,7 @@ class Process:
         return app
 
     def _health(self) -> Health:
-        return Health(self._parts, self.metrics, refresher(self.queue, self.metrics, self.clock))
+        return Health(self._parts, self.metrics, refresher(self.queue, self.budgets, self.metrics, self.clock))
 
     def _parts(self) -> list[Part]:
         roles = self.options.roles

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from eventsync.bus.wire import Bus
 from eventsync.domain.clock import Clock
+from eventsync.domain.events import Lane, WorkClass
+from eventsync.postgres.budget import PostgresBudget
 from eventsync.postgres.database import Database
 from eventsync.postgres.listener import Listener
 from eventsync.postgres.migrations import check_schema
-from eventsync.postgres.queue import EventQueue
+from eventsync.postgres.queue import EventQueue, QueueMeasure
 from eventsync.postgres.retention import Retention
 from eventsync.spool.spool import Spool
 from eventsync.supervisor import Supervisor
@@ -98,19 +100,28 @@ def workers_part(supervisor: Supervisor, *, blocks: bool) -> Part:
     return Part("workers", check, blocks=blocks)
 
 
-def refresher(queue: EventQueue, metrics: Metrics, clock: Clock) -> Callable[[], Awaitable[None]]:
+def refresher(
+    queue: EventQueue, budgets: Mapping[str, PostgresBudget], metrics: Metrics, clock: Clock
+) -> Callable[[], Awaitable[None]]:
     """Make what brings the figures kept in PostgreSQL up to date before they are shown."""
 
     async def refresh() -> None:
+        now = clock()
         rows = await queue.measure()
         metrics.queue_events.clear()
+        metrics.queue_oldest_seconds.clear()
         for row in rows:
-            metrics.queue_events.labels(work=row.work, lane=str(row.lane), status=row.status).set(row.count)
-        metrics.queue_oldest_seconds.set(_oldest_s([r.oldest_received_at for r in rows if r.status != "parked"], clock))
+            lane = Lane(row.lane).name.lower()
+            metrics.queue_events.labels(work=row.work, lane=lane, status=row.status).set(row.count)
+        for work in WorkClass:
+            metrics.queue_oldest_seconds.labels(work=work.value).set(_oldest_s(rows, work, now))
+        for connection, budget in budgets.items():
+            left = (await budget.report(now)).left_today
+            metrics.budget_left.labels(connection=connection).set(float("inf") if left is None else left)
 
     return refresh
 
 
-def _oldest_s(times: Sequence[datetime | None], clock: Clock) -> float:
-    ages = [(clock() - at).total_seconds() for at in times if at is not None]
-    return max(ages, default=0.0)
+def _oldest_s(rows: Sequence[QueueMeasure], work: WorkClass, now: datetime) -> float:
+    waiting = (row.oldest_received_at for row in rows if row.work == work and row.status != "parked")
+    return max(((now - at).total_seconds() for at in waiting if at is not None), default=0.0)

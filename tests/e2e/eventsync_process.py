@@ -57,8 +57,8 @@ class EventsyncProcess:
 
     async def is_ready(self) -> bool:
         """Ask its readiness probe."""
-        assert self._process is not None
-        assert self._process.returncode is None, self.log_path.read_text()
+        if self._process is None or self._process.returncode is not None:
+            raise RuntimeError(f"it ended: {self.log_path.read_text()}")
         timeout = aiohttp.ClientTimeout(total=5)
         try:
             async with aiohttp.ClientSession(timeout=timeout) as http, http.get(f"{self.base_url}/readyz") as answer:
