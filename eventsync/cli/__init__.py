@@ -11,6 +11,8 @@ from eventsync.cli.check import check_command
 from eventsync.cli.connections import connections_group
 from eventsync.cli.database import database_url_command, migrate_command
 from eventsync.cli.errors import EventsyncGroup
+from eventsync.cli.events import events_group
+from eventsync.cli.explain import explain_command
 from eventsync.cli.orgs import orgs_group
 from eventsync.cli.output import examples
 from eventsync.cli.providers import providers_group
@@ -51,7 +53,7 @@ eventsync_command.add_sections(
         "Run": [up_command, run_command, sandbox_command],
         "Set up": [migrate_command, check_command, database_url_command],
         "Who and what is connected": [orgs_group, tokens_group, connections_group, affiliations_group, providers_group],
-        "Look and mend": [budget_command, send_test_event_command],
+        "Look and mend": [events_group, explain_command, budget_command, send_test_event_command],
     }
 )
 

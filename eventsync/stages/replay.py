@@ -69,12 +69,18 @@ class Replayer:
             steps += [_step(EventId(event_id), states.get(event_id)) for event_id in group]
         return steps
 
-    async def replay(self, steps: Sequence[Step]) -> list[Replayed]:
-        """Do what `preview` said. Many events travel in the lane that fresh webhooks do not wait for."""
+    async def replay(
+        self, steps: Sequence[Step], *, on_progress: Callable[[int], object] = lambda _: None
+    ) -> list[Replayed]:
+        """Do what `preview` said. Many events travel in the lane that fresh webhooks do not wait for.
+
+        `on_progress` is told how many steps are done, now and then.
+        """
         lane = Lane.FRESH if len(steps) == 1 else Lane.BULK
         replayed: list[Replayed] = []
         for start in range(0, len(steps), _GROUP):
             replayed += await self._replay_group(steps[start : start + _GROUP], lane)
+            on_progress(len(replayed))
         return replayed
 
     async def _replay_group(self, steps: Sequence[Step], lane: Lane) -> list[Replayed]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from cli_runs import Cli, Ended
 from click.testing import CliRunner
+from e2e.eventsync_process import ENCRYPTION_KEYS
 
+from cli.runs import Cli, Ended
 from eventsync.cli import eventsync_command
-
-KEYS = base64.b64encode(b"k" * 32).decode()
 
 
 @pytest.fixture
@@ -39,7 +37,7 @@ def settings_env(database_url: str, tmp_path: Path) -> dict[str, str]:
     """The settings of an installation on the test's database."""
     return {
         "EVENTSYNC_DATABASE_URL": database_url,
-        "EVENTSYNC_ENCRYPTION_KEYS": KEYS,
+        "EVENTSYNC_ENCRYPTION_KEYS": ENCRYPTION_KEYS,
         "EVENTSYNC_DATA_DIR": str(tmp_path / "data"),
     }
 

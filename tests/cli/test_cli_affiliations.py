@@ -7,7 +7,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from cli_runs import Cli
+
+from cli.runs import Cli
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from cli_runs import Cli
 
+from cli.runs import Cli
 from eventsync.sandbox import SandboxOptions, serve
 
 

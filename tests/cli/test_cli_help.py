@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import click
 import pytest
-from cli_runs import Cli
 
+from cli.runs import Cli
 from eventsync import __version__
 from eventsync.cli import eventsync_command
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from cli_runs import Cli
 
+from cli.runs import Cli
 from eventsync.crypto import hash_token
 
 
