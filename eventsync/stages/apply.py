@@ -240,10 +240,11 @@ def event_ids_in(deliveries: Sequence[Delivery]) -> list[EventId]:
 
 
 def finished_by(event_id: EventId, reading: WebhookReading, results: Sequence[tuple[EventChange, Merged]]) -> Finished:
-    """Tell an event's end from what its changes did: the strongest of them names the outcome."""
-    outcomes = {merged.outcome for _, merged in results}
-    outcome = next((o for o in (Outcome.APPLIED, Outcome.UNCHANGED, Outcome.STALE) if o in outcomes), Outcome.UNCHANGED)
+    """Tell an event's end from what its changes did: applied where any of them was, else as its subject's ended."""
     subject = reading.subject
+    applied = any(merged.outcome is Outcome.APPLIED for _, merged in results)
+    of_subject = (merged.outcome for change, merged in results if change.change.entity == subject)
+    outcome = Outcome.APPLIED if applied else next(of_subject, Outcome.UNCHANGED)
     return Finished(
         event_id=event_id,
         outcome=outcome,
