@@ -10,7 +10,7 @@ IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
 	if $$each -c '$(IS_NEW_ENOUGH)' >/dev/null 2>&1; then echo $$each; break; fi; done)
 
-.PHONY: help run install test check prove bench
+.PHONY: help run install test check prove bench pictures
 
 help:
 	@echo "make run      everything in one process, with a pretend practice that sends webhooks (Ctrl-C ends it)"
@@ -18,6 +18,7 @@ help:
 	@echo "make prove    all tests, in full sizes"
 	@echo "make check    lint, types, import contract"
 	@echo "make bench    the benchmarks"
+	@echo "make pictures the README's pictures, drawn from the product at work"
 	@echo "make install  only the virtual environment, $(VENV)"
 
 run: $(VENV)/.installed
@@ -25,9 +26,13 @@ run: $(VENV)/.installed
 
 install: $(VENV)/.installed
 
+# Everything on the wheel's PostgreSQL, then what speaks SQL once more on the oldest one that is installed.
 test: $(VENV)/.installed-dev
 	tests/install-services
 	$(BIN)/python -m pytest $(ARGS)
+	@oldest="$$(tests/oldest-postgres)"; if [ -n "$$oldest" ] && [ -z "$(ARGS)" ]; then \
+		echo "once more on the PostgreSQL in $$oldest"; \
+		EVENTSYNC_TEST_POSTGRES_BIN="$$oldest" $(BIN)/python -m pytest tests/postgres tests/stages -m "not rabbitmq"; fi
 
 prove: $(VENV)/.installed-dev
 	tests/install-services
@@ -37,6 +42,10 @@ bench: $(VENV)/.installed-dev
 	@test -d tests/bench || { echo "there are no benchmarks in tests/bench yet"; exit 1; }
 	tests/install-services
 	$(BIN)/python -m pytest tests/bench $(ARGS)
+
+pictures: $(VENV)/.installed
+	mkdir -p deploy/pictures
+	$(BIN)/python tests/pictures/draw.py deploy/pictures/live.svg
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

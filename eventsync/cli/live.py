@@ -56,10 +56,14 @@ class LiveView:
         if self._console.is_terminal:
             with Live(console=self._console, auto_refresh=False, transient=True) as live:
                 while not await _within(stop, _REFRESH_S):
-                    live.update(self._render(await self._look()), refresh=True)
+                    live.update(await self.frame(), refresh=True)
         else:
             while not await _within(stop, _LINE_EVERY_S):
                 self._console.print(_line(await self._look()), highlight=False, soft_wrap=True)
+
+    async def frame(self) -> RenderableType:
+        """Draw the flow as it is now."""
+        return self._render(await self._look())
 
     async def _look(self) -> Figures:
         try:
