@@ -10,7 +10,7 @@ from uuid import UUID
 import click
 
 from eventsync.cli.event_filters import filter_options, read_filter
-from eventsync.cli.output import Row, cell, examples, json_option, show_json, show_record, show_rows
+from eventsync.cli.output import Row, cell, examples, first_few, json_option, show_json, show_record, show_rows
 from eventsync.cli.replay import replay_command
 from eventsync.cli.session import Installation, with_installation
 from eventsync.domain.errors import Rejected
@@ -18,6 +18,8 @@ from eventsync.domain.events import EventId, received_at_of
 from eventsync.domain.payloads import inflate, parse_json
 from eventsync.postgres.access import Access
 from eventsync.postgres.search import EventCursor, EventDetail, EventSearch, EventSummary, Payload
+
+_SHOWN_FIELDS = 3
 
 
 @click.group(
@@ -57,7 +59,7 @@ def list_events(*, limit: int, before: UUID | None, as_json: bool, **given: Any)
 
     found = with_installation(find)
     show_rows(
-        [asdict(event) for event in found],
+        [asdict(event) if as_json else _row(event) for event in found],
         ["received_at", "event_type", "state", "reason", "entity_kind", "entity_id", "changed_fields", "event_id"],
         as_json=as_json,
         empty="no such event",
@@ -99,6 +101,10 @@ def show_event(event_id: UUID, with_body: bool, as_json: bool) -> None:
     else:
         show_record(record, as_json=False)
         _show_request(found.payload)
+
+
+def _row(event: EventSummary) -> Row:
+    return asdict(event) | {"changed_fields": first_few(event.changed_fields, _SHOWN_FIELDS)}
 
 
 def _cursor(event_id: UUID) -> EventCursor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from eventsync.cli.output import Row, cell, examples, json_option, show_json, show_table, when
+from eventsync.cli.output import Row, cell, examples, first_few, json_option, show_json, show_table, when
 from eventsync.cli.session import Installation, with_installation
 from eventsync.domain.changes import Source, Version
 from eventsync.domain.errors import Rejected
@@ -18,6 +18,7 @@ from eventsync.postgres.explain import Explanation, RecordFacts, explain
 from eventsync.postgres.search import EventSummary
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SHOWN_FIELDS = 8
 _SEQUENCED = frozenset({RecordKind.INTAKE, RecordKind.NOTE})  # ordered by a sequence of ours, not by a vendor's time
 
 
@@ -36,7 +37,8 @@ _SEQUENCED = frozenset({RecordKind.INTAKE, RecordKind.NOTE})  # ordered by a seq
 def explain_command(kind: str, record_id: str, connection: str | None, as_json: bool) -> None:
     """Tell the whole history of one record: every event about it, what it changed, and what became of it.
 
-    ID is the vendor's or eventsync's own. A patient's history includes the appointments that name the patient.
+    ID is the vendor's or eventsync's own. A patient's history includes the appointments that name the patient. What
+    changed is told by the names of fields, never by their values.
     """
 
     async def find(at: Installation) -> Explanation:
@@ -109,7 +111,7 @@ def _name(event: EventSummary) -> str:
 def _story(event: EventSummary) -> str:
     match event.state:
         case Outcome.APPLIED:
-            return f"changed {', '.join(event.changed_fields)}{_later(event)}"
+            return f"changed {first_few(event.changed_fields, _SHOWN_FIELDS)}{_later(event)}"
         case Outcome.UNCHANGED:
             return f"nothing: {event.reason or 'this was known already'}"
         case Outcome.STALE:

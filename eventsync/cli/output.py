@@ -87,6 +87,12 @@ def cell(value: object) -> str:
             return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
 
 
+def first_few(names: Sequence[str], at_most: int) -> str:
+    """Name the first of many; JSON gives all."""
+    more = len(names) - at_most
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:at_most])} and {more} more"
+
+
 def when(moment: datetime) -> str:
     """Write a time in UTC, to the millisecond."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from eventsync.cli.event_filters import FILTER_NAMES, filter_options, read_filter
 from eventsync.cli.output import examples, json_option, show_json, show_rows
 from eventsync.cli.session import Installation, with_installation
+from eventsync.domain.events import QueueStatus
 from eventsync.postgres.search import EventFilter, EventSearch
 from eventsync.stages.replay import Action, Replayed, Replayer, Step
 
@@ -74,14 +75,14 @@ async def _preview(at: Installation, event_ids: Sequence[UUID], given: dict[str,
 
 
 async def _found(at: Installation, wanted: EventFilter, limit: int) -> list[UUID]:
-    """List what the filters find, oldest first, so that it is replayed in the order in which it came."""
+    """List what the filters find, oldest first, as it came; what is still on its way needs no replay."""
     search, found = EventSearch(at.database, at.keyring), list[UUID]()
     cursor = None
     while len(found) < limit:
         page = await search.events(wanted, after=cursor, limit=min(_PAGE, limit - len(found)))
         if not page:
             break
-        found += [event.event_id for event in page]
+        found += [event.event_id for event in page if event.finished_at or event.state == QueueStatus.PARKED]
         cursor = page[-1].cursor
     return found[::-1]
 

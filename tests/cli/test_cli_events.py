@@ -139,11 +139,11 @@ async def test_a_finished_event_is_repeated_by_a_new_one(
     (replayed,) = (await cli("events", "replay", event_id, "--json")).json
     assert replayed["done"]
 
-    async def end_of_the_repeat() -> asyncpg.Record | None:
+    async def end_of_the_repeat() -> tuple[str, ...]:
         statement = "SELECT outcome, caused_by::text, source FROM event_history WHERE event_id = $1"
-        return await database.fetchrow(statement, replayed["new_event_id"])
+        return tuple(await database.fetchrow(statement, replayed["new_event_id"]) or ())
 
-    assert tuple(await eventually(end_of_the_repeat)) == ("unchanged", event_id, "replay")
+    assert await eventually(end_of_the_repeat) == ("unchanged", event_id, "replay")
 
 
 async def test_parked_events_found_by_a_filter_are_replayed_after_a_look(
