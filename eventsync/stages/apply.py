@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -23,6 +24,7 @@ from eventsync.postgres.records import EventChange, RecordWriter
 from eventsync.stages.bus_link import BusLink
 from eventsync.stages.cancellation import finish_before_cancel
 from eventsync.stages.directory import ConnectionDirectory
+from eventsync.stages.holding import hold_while_away
 from eventsync.telemetry import Metrics
 from eventsync.vendorkit.vendor import Vendor
 
@@ -216,16 +218,19 @@ class Consumer:
         self._batch_events = batch_events
 
     async def run(self) -> None:
-        """Consume for ever. Raises Transient when PostgreSQL or the bus goes away: run it again."""
+        """Consume for ever. Raises Transient when the bus goes away: run it again."""
         await self._link.restore()
         subscription = await self._link.bus.subscribe(self._queue_name, self._prefetch)
         try:
             while True:
                 deliveries = await subscription.next_batch(self._batch_events)
-                await finish_before_cancel(self._applier.apply(event_ids_in(deliveries)))
+                await hold_while_away(partial(self._apply, event_ids_in(deliveries)))
                 await subscription.acknowledge(deliveries)
         finally:
             await asyncio.shield(subscription.close())
+
+    async def _apply(self, event_ids: Sequence[EventId]) -> None:
+        await finish_before_cancel(self._applier.apply(event_ids))
 
 
 def event_ids_in(deliveries: Sequence[Delivery]) -> list[EventId]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
+
 import structlog
 
 from eventsync.bus.wire import QueueName
 from eventsync.domain.clock import Clock
+from eventsync.domain.events import EventId
 from eventsync.postgres.queue import EventQueue, Parked
 from eventsync.stages.apply import MAX_ATTEMPTS, event_ids_in
 from eventsync.stages.bus_link import BusLink
+from eventsync.stages.holding import hold_while_away
 from eventsync.telemetry import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -34,12 +39,16 @@ class DeadLetterConsumer:
             while True:
                 deliveries = await subscription.next_batch(_PREFETCH)
                 for event_id in event_ids_in(deliveries):
-                    attempts = await self._queue.count_dead_letter(event_id, self._clock())
-                    _log.warning("dead_letter", event_id=str(event_id), attempts=attempts)
-                    if attempts is not None and attempts > MAX_ATTEMPTS:
-                        parked = Parked(event_id, "dead_letter", "the broker delivered it too often without an end")
-                        await self._queue.park([parked])
-                        self._metrics.parked.labels(reason="dead_letter").inc()
+                    await hold_while_away(partial(self._bury, event_id))
                 await subscription.acknowledge(deliveries)
         finally:
-            await subscription.close()
+            await asyncio.shield(subscription.close())
+
+    async def _bury(self, event_id: EventId) -> None:
+        attempts = await self._queue.count_dead_letter(event_id, self._clock())
+        _log.warning("dead_letter", event_id=str(event_id), attempts=attempts)
+        if attempts is not None and attempts > MAX_ATTEMPTS:
+            await self._queue.park(
+                [Parked(event_id, "dead_letter", "the broker delivered it too often without an end")]
+            )
+            self._metrics.parked.labels(reason="dead_letter").inc()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -29,6 +30,7 @@ from eventsync.stages.apply import event_ids_in, finished_by
 from eventsync.stages.bus_link import BusLink
 from eventsync.stages.cancellation import finish_before_cancel
 from eventsync.stages.directory import ConnectionDirectory
+from eventsync.stages.holding import hold_while_away
 from eventsync.telemetry import Metrics
 from eventsync.vendorkit.budget import BudgetSpent
 from eventsync.vendorkit.vendor import VendorClient
@@ -194,7 +196,7 @@ class RefetchWorker:
 
     async def _lease(self, deliveries: Sequence[Delivery]) -> RefetchLease | None:
         for event_id in event_ids_in(deliveries):  # at most one
-            return await self._refetcher.lease(event_id)
+            return await hold_while_away(partial(self._refetcher.lease, event_id))
         return None
 
     async def _refetch(self, lease: RefetchLease, places: asyncio.Semaphore) -> None:

@@ -1,0 +1,33 @@
+"""Holds on to what the bus has delivered while PostgreSQL is away.
+
+Giving it back at each failure would count up the broker's delivery limit, until a short outage had made dead letters of
+hundreds of good messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from eventsync.domain.errors import Transient
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 2.0
+
+
+async def hold_while_away(work: Callable[[], Awaitable[T]]) -> T:
+    """Do `work` again, with growing pauses, as long as it raises Transient; whatever else it raises ends the holding."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            return await work()
+        except Transient as error:
+            _log.warning("holding_deliveries", error=str(error), pause_s=pause_s)
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
