@@ -22,7 +22,7 @@ _LONGEST_PAUSE_S = 2.0
 
 
 async def hold_while_away(work: Callable[[], Awaitable[T]]) -> T:
-    """Do `work` again, with growing pauses, as long as it raises Transient; whatever else it raises ends the holding."""
+    """Do `work` again, with growing pauses, as long as it raises Transient; any other error ends the holding."""
     pause_s = _FIRST_PAUSE_S
     while True:
         try:
