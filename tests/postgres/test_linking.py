@@ -101,6 +101,14 @@ async def test_an_ambiguity_that_appears_later_ends_the_link_and_gives_everythin
     assert (seen["first_name"], seen["status"], seen["intakeq_client_id"]) == ("Local", "active", None)
 
 
+async def test_a_second_local_patient_with_the_email_ends_the_link(practice: Practice) -> None:
+    await practice.local_patient("a@example.test")
+    await practice.client("12", "a@example.test")
+    await practice.link()
+    await practice.local_patient("A@example.test")
+    assert await practice.link() == LinkReport(linked=0, ended=1, ambiguous=1)
+
+
 async def test_a_link_comes_back_when_the_ambiguity_is_gone(practice: Practice) -> None:
     local = await practice.local_patient("a@example.test")
     await practice.client("12", "a@example.test")
