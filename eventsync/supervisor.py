@@ -16,6 +16,7 @@ _log = structlog.get_logger(__name__)
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _STEADY_AFTER_S = 10.0
+_LEAST_TO_END_S = 0.1  # for each worker, when the deadline is over
 
 
 class Worker(Protocol):
@@ -59,21 +60,21 @@ class Supervisor:
             await self._end(tasks)
 
     async def _keep(self, worker: Worker) -> None:
+        try:
+            await self._run_again_and_again(worker)
+        finally:
+            self._tell(worker, "stopped")
+
+    async def _run_again_and_again(self, worker: Worker) -> None:
         pause_s = _FIRST_PAUSE_S
         loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
             self._tell(worker, "")
-            try:
-                await worker.run()
-                reason = "it ended by itself"
-            except EventsyncError as error:
-                reason = str(error)
-                log = _log.error if isinstance(error, Misconfigured) else _log.warning
-                log("worker_failed", worker=worker.name, error=reason)
-            except Exception as error:  # noqa: BLE001  # a fault of ours must not stop the other workers
-                reason = f"internal error ({type(error).__name__})"
-                _log.error("worker_failed", worker=worker.name, exception=type(error).__name__, where=_origin(error))
+            reason = await _run_once(worker)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                return  # it failed while it was being ended, and must not begin again
             if loop.time() - started > _STEADY_AFTER_S:
                 pause_s = _FIRST_PAUSE_S
             self._tell(worker, reason, restarted=True)
@@ -88,13 +89,31 @@ class Supervisor:
 
     async def _end(self, tasks: dict[str, asyncio.Task[None]]) -> None:
         deadline = asyncio.get_running_loop().time() + self._stop_deadline_s
-        for name, task in tasks.items():
+        late: set[asyncio.Task[None]] = set()
+        for task in tasks.values():
             task.cancel()
-            left_s = max(0.1, deadline - asyncio.get_running_loop().time())
-            _, late = await asyncio.wait({task}, timeout=left_s)
-            if late:
-                _log.error("worker_did_not_end_in_time", worker=name)
+            left_s = max(_LEAST_TO_END_S, deadline - asyncio.get_running_loop().time())
+            late |= (await asyncio.wait({task}, timeout=left_s))[1]
+        for task in late:
+            _log.error("worker_did_not_end_in_time", worker=task.get_name())
+            task.cancel()  # once more: the first may have been taken for the end of a wait
+        if late:
+            await asyncio.wait(late, timeout=_LEAST_TO_END_S)
         _log.info("stopped")
+
+
+async def _run_once(worker: Worker) -> str:
+    """Run a worker until it fails, and tell why it did."""
+    try:
+        await worker.run()
+    except EventsyncError as error:
+        log = _log.error if isinstance(error, Misconfigured) else _log.warning
+        log("worker_failed", worker=worker.name, error=str(error))
+        return str(error)
+    except Exception as error:  # noqa: BLE001  # a fault of ours must not stop the other workers
+        _log.error("worker_failed", worker=worker.name, exception=type(error).__name__, where=_origin(error))
+        return f"internal error ({type(error).__name__})"
+    return "it ended by itself"
 
 
 def _origin(error: BaseException) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Protocol
 
 import structlog
@@ -16,11 +17,13 @@ from eventsync.domain.clock import Clock
 from eventsync.domain.connections import WebhookVerifier
 from eventsync.domain.errors import EventsyncError, Transient
 from eventsync.postgres.listener import Channel, Listener
+from eventsync.stages.patience import Patience
 from eventsync.vendorkit.signing import verify
 
 _log = structlog.get_logger(__name__)
 _REFRESH_INTERVAL_S = 30.0
 _STALE_RETRY_S = 1.0
+_LOOKUPS_AT_ONCE = 4  # strangers ask with tokens of their own making; they must not take the whole pool
 
 
 class VerifierStore(Protocol):
@@ -84,68 +87,132 @@ class VerifierBook:
 
     name = "verifiers"
 
-    def __init__(self, store: VerifierStore, memory: VerifierMemory, listener: Listener, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: VerifierStore,
+        memory: VerifierMemory,
+        listener: Listener,
+        clock: Clock,
+        *,
+        lookup_timeout_s: float = 2.0,
+    ) -> None:
         self._store = store
         self._memory = memory
         self._signal = listener.signal(Channel.CONFIGURATION)
         self._clock = clock
         self._known: dict[bytes, WebhookVerifier] = {}
-        self._lookups = asyncio.Semaphore(4)
+        self._patience = Patience(lookup_timeout_s)
+        self._slots = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
+        self._lookups: dict[bytes, asyncio.Task[WebhookVerifier | None]] = {}
         self.is_current = False
 
     async def run(self) -> None:
         """Keep the book true for ever; never raises for a database that is away."""
-        self._take(await self._memory.verifiers())
-        while True:
-            await self.refresh()
-            await self._signal.wait(_REFRESH_INTERVAL_S if self.is_current else _STALE_RETRY_S)
+        try:
+            if not self._known:
+                self._take(await self._memory.verifiers())
+            while True:
+                await self.refresh()
+                await self._signal.wait(_REFRESH_INTERVAL_S if self.is_current else _STALE_RETRY_S)
+        finally:
+            if self._lookups:
+                await asyncio.wait(self._lookups.values())  # they end by their own time limit
+            await self._patience.close()
 
     async def refresh(self) -> None:
         """Read all verifiers from PostgreSQL; the last known ones stay while it is away."""
         try:
-            verifiers = await self._store.load_verifiers(self._clock())
-        except Transient:
+            verifiers = await self._patience.wait_for(self._store.load_verifiers(self._clock()))
+        except (Transient, TimeoutError):
             self.is_current = False
             return
-        before = self._known
         self._take(verifiers)
         self.is_current = True
-        if self._known != before:
-            try:
-                await self._memory.remember_verifiers(verifiers)
-            except EventsyncError as error:
-                _log.warning("verifiers_not_remembered", error=str(error))
+        try:
+            await self._memory.remember_verifiers(verifiers)
+        except EventsyncError as error:
+            _log.warning("verifiers_not_remembered", error=str(error))
 
     async def find(self, token_hash: bytes) -> WebhookVerifier | None:
-        """Look a token up, in PostgreSQL where the book lacks it (it may be seconds old). Raises Transient."""
+        """Look a token up, in PostgreSQL where the book lacks it; None where it is valid nowhere.
+
+        Requests with the same token share one look-up. Raises an EventsyncError when nobody can tell now.
+        """
         known = self._known.get(token_hash)
         if known is not None:
             return known
-        if self._lookups.locked():
-            raise TooManyUnknown("too many requests with unknown tokens", retry_after_s=1.0)
-        async with self._lookups:
-            found = await self._store.find_verifier(token_hash, self._clock())
+        lookup = self._lookups.get(token_hash)
+        if lookup is None:
+            lookup = self._lookups[token_hash] = asyncio.create_task(self._look_up(token_hash))
+            lookup.add_done_callback(functools.partial(self._looked_up, token_hash))
+        return await asyncio.shield(lookup)  # a caller who goes away takes nobody's answer along
+
+    async def _look_up(self, token_hash: bytes) -> WebhookVerifier | None:
+        try:
+            found = await self._patience.wait_for(self._find_in_turn(token_hash))
+        except TimeoutError:
+            raise Transient("PostgreSQL does not answer") from None
+        except EventsyncError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, the token is not known to be wrong
+            raise Transient(f"the token cannot be looked up ({type(error).__name__})") from None
         if found is not None:
-            self._known[token_hash] = found
+            self._known = {**self._known, token_hash: found}
+            self._signal.ring()  # the book is behind: let it be read, and remembered, at once
         return found
+
+    def _looked_up(self, token_hash: bytes, lookup: asyncio.Task[WebhookVerifier | None]) -> None:
+        del self._lookups[token_hash]
+        if not lookup.cancelled():
+            lookup.exception()  # all who waited may have gone
+
+    async def _find_in_turn(self, token_hash: bytes) -> WebhookVerifier | None:
+        async with self._slots:
+            return await self._store.find_verifier(token_hash, self._clock())
 
     def _take(self, verifiers: Sequence[WebhookVerifier]) -> None:
         self._known = {verifier.token_hash: verifier for verifier in verifiers}
 
 
-class TooManyUnknown(EventsyncError):
-    """Callers without a valid token ask faster than we look their tokens up; valid callers never see this."""
+class StrangerLimit:
+    """How many callers without a valid token get a full answer: `burst` at once, then `per_s` a second."""
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+    def __init__(self, clock: Clock, *, per_s: float = 10.0, burst: int = 50) -> None:
+        self._clock = clock
+        self._per_s = per_s
+        self._burst = burst
+        self._left = float(burst)
+        self._counted_at = clock()
+
+    def is_exceeded(self) -> bool:
+        """Count one such caller, and tell whether there are too many."""
+        now = self._clock()
+        passed_s = max(0.0, (now - self._counted_at).total_seconds())  # the machine's clock may be set back
+        self._counted_at = now
+        self._left = min(self._burst, self._left + passed_s * self._per_s)
+        if self._left < 1:
+            return True
+        self._left -= 1
+        return False
+
+
+def plain_address(text: str | None) -> IPv4Address | IPv6Address | None:
+    """Read an address as peers and proxies write it: in brackets, with a port, or as IPv4 within IPv6."""
+    if text is None:
+        return None
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
 
 
 def _is_allowed(remote_address: str | None, networks: Sequence[str]) -> bool:
-    if remote_address is None:
-        return False
-    try:
-        address = ip_address(remote_address)
-    except ValueError:
-        return False
-    return any(address in ip_network(network) for network in networks)
+    address = plain_address(remote_address)
+    return address is not None and any(address in ip_network(network) for network in networks)

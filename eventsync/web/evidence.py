@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import structlog
+
 from eventsync.domain.clock import Clock
-from eventsync.domain.errors import Transient
+from eventsync.domain.errors import EventsyncError
 from eventsync.postgres.access import RefusalCounts, RefusalKey
+from eventsync.stages.patience import Patience
 
 _INTERVAL_S = 30.0
+_WRITE_TIMEOUT_S = 3.0
+_log = structlog.get_logger(__name__)
 
 
 class RefusalLog:
@@ -21,6 +26,7 @@ class RefusalLog:
         self._store = store
         self._clock = clock
         self._interval_s = interval_s
+        self._patience = Patience(_WRITE_TIMEOUT_S)
         self._counts: Counter[RefusalKey] = Counter()
 
     def count(self, vendor: str, reason: str) -> None:
@@ -35,7 +41,8 @@ class RefusalLog:
                 await asyncio.sleep(self._interval_s)
                 await self.run_once()
         finally:
-            await asyncio.shield(self.run_once())
+            await self.run_once()
+            await self._patience.close()
 
     async def run_once(self) -> None:
         """Write down what was counted; it is kept for the next time while PostgreSQL is away."""
@@ -43,6 +50,7 @@ class RefusalLog:
         if not counts:
             return
         try:
-            await self._store.add(counts, self._clock())
-        except Transient:
+            await self._patience.wait_for(self._store.add(counts, self._clock()))
+        except (EventsyncError, TimeoutError) as error:  # a count may be written twice after a hang: it is evidence
             self._counts.update(counts)
+            _log.warning("refusals_not_written", error=str(error) or "PostgreSQL hangs")

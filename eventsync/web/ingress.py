@@ -9,29 +9,27 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from dataclasses import dataclass, field
+from ipaddress import ip_network
 
-import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from eventsync.crypto import hash_token
 from eventsync.domain.clock import Clock
 from eventsync.domain.connections import WebhookVerifier
-from eventsync.domain.errors import EventsyncError, Rejected, Transient
+from eventsync.domain.errors import EventsyncError, Transient
 from eventsync.domain.events import EventId, new_event_id
-from eventsync.domain.payloads import parse_json
 from eventsync.spool.entries import UnverifiedEvent
-from eventsync.stages.receive import Receiver, incoming
-from eventsync.stages.verify import Refusal, Request, TooManyUnknown, VerifierBook, judge
+from eventsync.stages.incoming import incoming, single_valued, without_token
+from eventsync.stages.receive import Receiver
+from eventsync.stages.verify import Refusal, Request, StrangerLimit, VerifierBook, judge, plain_address
 from eventsync.telemetry import Metrics
 from eventsync.web.answers import error_answer, json_answer
 
 MAX_BODY_BYTES = 1024 * 1024
-_READ_TIMEOUT_S = 30.0
-_LOOKUP_TIMEOUT_S = 2.0
 _NOT_STORED_RETRY_S = 5.0
-_log = structlog.get_logger(__name__)
+_STRANGERS_RETRY_S = 1.0
 
 CountRefusal = Callable[[str, str], None]
 
@@ -49,6 +47,7 @@ class Ingress:
         *,
         count_refusal: CountRefusal,
         trusted_networks: Sequence[str] = (),
+        read_timeout_s: float = 30.0,
     ) -> None:
         self._receiver = receiver
         self._book = book
@@ -57,6 +56,8 @@ class Ingress:
         self._clock = clock
         self._count_refusal = count_refusal
         self._trusted = [ip_network(network) for network in trusted_networks]
+        self._read_timeout_s = read_timeout_s
+        self._strangers = StrangerLimit(clock)
 
     def add_routes(self, app: web.Application) -> None:
         """Put the endpoints into `app`: the token is a path segment, or the query's `token`."""
@@ -82,44 +83,38 @@ class Ingress:
             raise _Refused(404, "unknown_vendor", "no such vendor: the webhook URL is not one that eventsync printed")
         token = request.match_info.get("token") or request.query.get("token")
         if not token:
-            raise _Refused(401, "missing_token", "the webhook URL lacks its token: paste the whole URL")
-        token_hash = hash_token(token)
-        event_id = new_event_id(self._clock(), secrets.token_bytes(10))
+            raise self._stranger("missing_token", "the webhook URL lacks its token: paste the whole URL")
+        caller = _Caller(
+            vendor, hash_token(token), without_token(tuple(request.headers.items()), token), self._now_id()
+        )
         try:
-            async with asyncio.timeout(_LOOKUP_TIMEOUT_S):
-                verifier = await self._book.find(token_hash)
-        except TooManyUnknown as error:
-            raise _Refused(429, "too_many_unknown_tokens", str(error), error.retry_after_s) from None
-        except (EventsyncError, TimeoutError):  # nobody can judge the token now, but what we drop is gone
-            return await self._keep_unverified(request, vendor, token_hash, event_id)
+            verifier = await self._book.find(caller.token_hash)
+        except EventsyncError:  # nobody can judge the token now, but what we drop is gone
+            return await self._keep_unverified(request, caller)
         if verifier is None:
-            raise _refusal(Refusal.UNKNOWN_TOKEN)
-        return await self._accept(request, vendor, token_hash, verifier, event_id)
+            raise self._stranger(Refusal.UNKNOWN_TOKEN.value, _REFUSAL_MESSAGES[Refusal.UNKNOWN_TOKEN])
+        return await self._accept(request, caller, verifier)
 
-    async def _accept(
-        self, request: web.Request, vendor: str, token_hash: bytes, verifier: WebhookVerifier, event_id: EventId
-    ) -> web.Response:
-        body = await _read(request)
-        judged = Request(vendor, token_hash, request.headers, body, self._remote_address(request))
+    async def _accept(self, request: web.Request, caller: _Caller, verifier: WebhookVerifier) -> web.Response:
+        body = await self._read(request)
+        headers = single_valued(tuple(request.headers.items()))
+        judged = Request(caller.vendor, caller.token_hash, headers, body, self._remote_address(request))
         refusal = judge(verifier, judged, self._clock())
         if refusal is not None:
-            raise _refusal(refusal)
-        parked_reason = _reason_to_park(request, body)
-        event = incoming(event_id, verifier, tuple(request.headers.items()), body, parked_reason=parked_reason)
+            raise _Refused(401, refusal.value, _REFUSAL_MESSAGES[refusal])
+        event = incoming(caller.event_id, verifier, caller.headers, body)
         await self._store(self._receiver.receive(event))
-        if parked_reason is not None:
-            message = f"the body cannot be read ({parked_reason}); it was kept for a person to look at"
-            return error_answer(400, parked_reason, message, self._clock())
-        return json_answer({"status": "accepted", "event_id": str(event_id)})
+        if event.parked_reason is not None:
+            message = f"the body cannot be read ({event.parked_reason}); it was kept for a person to look at"
+            return error_answer(400, event.parked_reason, message, self._clock())
+        return _accepted(caller.event_id)
 
-    async def _keep_unverified(
-        self, request: web.Request, vendor: str, token_hash: bytes, event_id: EventId
-    ) -> web.Response:
-        body = await _read(request)
-        headers = tuple(request.headers.items())
-        event = UnverifiedEvent(event_id, vendor, token_hash, headers, body, self._remote_address(request))
+    async def _keep_unverified(self, request: web.Request, caller: _Caller) -> web.Response:
+        body = await self._read(request)
+        address = self._remote_address(request)
+        event = UnverifiedEvent(caller.event_id, caller.vendor, caller.token_hash, caller.headers, body, address)
         await self._store(self._receiver.receive_unverified(event))
-        return json_answer({"status": "accepted", "event_id": str(event_id)})
+        return _accepted(caller.event_id)
 
     async def _store(self, storing: Awaitable[None]) -> None:
         try:
@@ -128,13 +123,57 @@ class Ingress:
             message = "neither PostgreSQL nor the local spool can store the webhook now: send it again"
             raise _Refused(503, "not_stored", message, _NOT_STORED_RETRY_S) from error
 
+    async def _read(self, request: web.Request) -> bytes:
+        """Read the body as sent, within its bound in size and time."""
+        too_large = _Refused(413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._read_timeout_s):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise too_large
+        except TimeoutError:
+            message = f"the body did not arrive within {self._read_timeout_s:g} s"
+            raise _Refused(408, "body_too_slow", message) from None
+        except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
+            raise _Refused(400, "body_incomplete", "the connection ended in the middle of the body") from None
+        return bytes(body)
+
+    def _stranger(self, code: str, message: str) -> _Refused:
+        """Turn away a caller without a valid token: 401, and 429 for too many of them, which no valid caller sees."""
+        if self._strangers.is_exceeded():
+            message = "too many requests without a valid token: check the webhook URL, then send it again"
+            return _Refused(429, "too_many_strangers", message, _STRANGERS_RETRY_S)
+        return _Refused(401, code, message)
+
+    def _now_id(self) -> EventId:
+        return new_event_id(self._clock(), secrets.token_bytes(10))
+
     def _remote_address(self, request: web.Request) -> str | None:
         """Find the caller's address: the last one that a proxy of ours did not write for another proxy of ours."""
-        chain = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",") if part.strip()]
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        chain = [part for part in forwarded.split(",") if part.strip()]
         address = request.remote
-        while chain and address is not None and _is_in(address, self._trusted):
+        while chain and self._is_trusted(address):
             address = chain.pop()
-        return address
+        return None if address is None else address.strip()
+
+    def _is_trusted(self, address: str | None) -> bool:
+        parsed = plain_address(address)
+        return parsed is not None and any(parsed in network for network in self._trusted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """What is known of a request before its body is read."""
+
+    vendor: str
+    token_hash: bytes = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    event_id: EventId
 
 
 class _Refused(Exception):  # never leaves this module
@@ -155,45 +194,5 @@ _REFUSAL_MESSAGES = {
 }
 
 
-def _refusal(refusal: Refusal) -> _Refused:
-    return _Refused(401, refusal.value, _REFUSAL_MESSAGES[refusal])
-
-
-async def _read(request: web.Request) -> bytes:
-    """Read the body as sent, within its bound in size and time."""
-    too_large = _Refused(413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_READ_TIMEOUT_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise too_large
-    except TimeoutError:
-        raise _Refused(408, "body_too_slow", f"the body did not arrive within {_READ_TIMEOUT_S:.0f} s") from None
-    except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
-        raise _Refused(400, "body_incomplete", "the connection ended in the middle of the body") from None
-    return bytes(body)
-
-
-def _reason_to_park(request: web.Request, body: bytes) -> str | None:
-    """Parse once, to tell the caller at once when the body can never be read; a compressed one is inflated later."""
-    if not body:
-        return "empty_body"
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        return None
-    try:
-        parse_json(body)
-    except Rejected as error:
-        return error.reason
-    return None
-
-
-def _is_in(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)
+def _accepted(event_id: EventId) -> web.Response:
+    return json_answer({"status": "accepted", "event_id": str(event_id)})
