@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from eventsync.domain.connections import HmacCheck, OrganizationId, SignatureEncoding
-from eventsync.postgres.tenants import NewConnection
+from eventsync.postgres.tenants import ConnectionChanges, NewConnection
 
 Command = Callable[..., Any]
 
@@ -58,6 +58,15 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
 )
 
 
+_CHANGES: tuple[Callable[[Command], Command], ...] = (
+    click.option("--api-key", help="The account's new API key; `-` asks for it, or reads it from the standard input."),
+    click.option("--base-url", help="The vendor's API."),
+    click.option("--practice-id", help="The account's id in the vendor's webhooks; '' takes the check away."),
+    click.option("--timezone", help="The practice's time zone, as Europe/Berlin."),
+    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting, as for `add`."),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AskedConnection:
     """The options, read: what to connect, and whose it is (`org` as the person named it)."""
@@ -92,6 +101,26 @@ def connection_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def change_options(command: Command) -> Command:
+    """Give a command the options of a change; they arrive as keyword arguments for `changed_connection`."""
+    for option in reversed(_CHANGES):
+        command = option(command)
+    return command
+
+
+def changed_connection(given: Mapping[str, Any]) -> ConnectionChanges:
+    """Read the options of a change. Raises click.UsageError where there is nothing to change."""
+    if not any(value not in (None, ()) for value in given.values()):
+        raise click.UsageError("say what is to be changed, such as --api-key - or --practice-id")
+    return ConnectionChanges(
+        api_key=None if given["api_key"] is None else _api_key(given["api_key"]),
+        base_url=given["base_url"],
+        practice_id=given["practice_id"],
+        timezone=given["timezone"],
+        settings=_settings(given["settings"]),
+    )
 
 
 def new_connection(given: Mapping[str, Any]) -> AskedConnection:
@@ -131,9 +160,9 @@ def _settings(texts: Sequence[str]) -> Mapping[str, str]:
 
 
 def _api_key(given: str | None) -> str:
-    if given == "-":
+    if given == "-" and not sys.stdin.isatty():
         given = sys.stdin.readline()
-    elif given is None and sys.stdin.isatty():
+    elif given in ("-", None) and sys.stdin.isatty():
         given = str(click.prompt("API key", hide_input=True, err=True))
     key = (given or "").strip()
     if not key:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import click
 
-from eventsync.cli.connection_options import connection_options, new_connection
+from eventsync.cli.connection_options import change_options, changed_connection, connection_options, new_connection
 from eventsync.cli.output import Row, examples, json_option, show_json, show_record, show_rows
 from eventsync.cli.session import Installation, with_installation
 from eventsync.cli.webhook_urls import advice, public_base_url, webhook_url
@@ -83,6 +83,28 @@ def show_connection(connection: str, as_json: bool) -> None:
     """Show one connection with its settings; secrets stay sealed."""
     found = with_installation(lambda at: at.connection(connection))
     show_record(_row(found), as_json=as_json)
+
+
+@connections_group.command(
+    "update",
+    epilog=examples(
+        "eventsync connections update 1 --api-key -      # the key was renewed at the vendor",
+        "eventsync connections update 1 --practice-id 65f0c0ffee65f0c0ffee0003 --set calls_per_day=2000",
+    ),
+)
+@click.argument("connection")
+@change_options
+@json_option
+def update_connection(connection: str, as_json: bool, **given: object) -> None:
+    """Change a connection; its webhook URL and everything that it brought stay."""
+    changes = changed_connection(given)
+
+    async def update(at: Installation) -> Row:
+        found = await at.connection(connection)
+        await at.connections.update(found.id, changes, None, at.clock())
+        return _row(await at.connection(str(found.id)))
+
+    show_record(with_installation(update), as_json=as_json)
 
 
 @connections_group.command("reveal", epilog=examples("eventsync connections reveal 1"))

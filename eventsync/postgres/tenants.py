@@ -40,6 +40,7 @@ class _Sql:
     load_connection: str
     load_connections: str
     disable_connection: str
+    update_connection: str
     relocate_connection: str
 
 
@@ -69,6 +70,20 @@ class NewConnection:
     timezone: str = "UTC"
     hmac: HmacCheck | None = field(default=None, repr=False)
     allowed_networks: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionChanges:
+    """What is to be changed of a connection: None stays as it is. `settings` are added to those that there are.
+
+    A `practice_id` that is empty takes the check of it away.
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    base_url: str | None = None
+    practice_id: str | None = None
+    timezone: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -162,6 +177,30 @@ class Connections:
         async with self._database.session() as session:
             row = await session.fetchrow(SQL.find_connection, _uuid(reference), _int(reference), organization_id)
         return None if row is None else _summary(row)
+
+    async def update(
+        self,
+        connection_id: ConnectionId,
+        changes: ConnectionChanges,
+        organization_id: OrganizationId | None,
+        now: datetime,
+    ) -> None:
+        """Change a connection; its records, webhook URL and history stay. Raises Misconfigured for a wrong value.
+
+        Raises Rejected("unknown_connection") where the organization (None: any) has no such connection.
+        """
+        key, context = changes.api_key, _api_key_context(connection_id)
+        row = (
+            None if key is None else self._keyring.seal(key.encode(), context),
+            None if changes.base_url is None else base_url_checked(changes.base_url),
+            changes.practice_id,
+            None if changes.timezone is None else timezone_checked(changes.timezone),
+            orjson.dumps(settings_checked(changes.settings)).decode(),
+            now,
+        )
+        async with self._database.session() as session:
+            if await session.fetchval(SQL.update_connection, connection_id, *row, organization_id) is None:
+                raise unknown_connection()
 
     async def disable(self, connection_id: ConnectionId, organization_id: OrganizationId | None, now: datetime) -> None:
         """Close the door for its webhooks and end its reads.

@@ -125,6 +125,40 @@ async def test_the_api_key_may_come_from_the_environment(cli: Cli, organization:
     assert (await cli("connections", "add", "intakeq", "--org", "practice-7", env=env)).exit_code == 0
 
 
+async def test_a_renewed_api_key_keeps_the_connection_and_its_webhook_url(
+    cli: Cli, connection: dict[str, Any], organization: dict[str, Any]
+) -> None:
+    (before,) = (await cli("budget", "--json")).json
+    updated = await cli("connections", "update", "1", "--api-key", "-", "--json", given="secret-key-2\n")
+    assert updated.exit_code == 0, updated.stderr
+    assert updated.json["id"] == connection["id"]
+    (after,) = (await cli("budget", "--json")).json
+    assert after["api_key"] != before["api_key"]
+    assert (await cli("connections", "reveal", "1", "--json")).json[0]["webhook_url"] == connection["webhook_url"]
+
+
+async def test_an_update_changes_what_is_named_and_leaves_the_rest(cli: Cli, connection: dict[str, Any]) -> None:
+    words = ("connections", "update", "1", "--json")
+    await cli(*words, "--practice-id", "65f0c0ffee65f0c0ffee0003", "--set", "calls_per_day=2000")
+    await cli(*words, "--timezone", "Europe/Berlin", "--set", "calls_per_minute=20")
+    shown = (await cli("connections", "show", "1", "--json")).json
+    assert (shown["practice_id"], shown["timezone"]) == ("65f0c0ffee65f0c0ffee0003", "Europe/Berlin")
+    assert shown["settings"] == {"calls_per_day": "2000", "calls_per_minute": "20"}
+    assert shown["base_url"] == connection["base_url"]
+    assert (await cli(*words, "--practice-id", "")).json["practice_id"] is None
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("--timezone", "Nowhere/Town"), ("--set", "colour=blue"), ("--api-key", " ")], ids=" ".join
+)
+async def test_an_update_with_nothing_or_wrong_values_ends_with_2_and_changes_nothing(
+    cli: Cli, connection: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    before = (await cli("connections", "show", "1")).stdout
+    assert (await cli("connections", "update", "1", *words)).exit_code == 2
+    assert (await cli("connections", "show", "1")).stdout == before
+
+
 async def test_secrets_of_a_connection_are_shown_by_no_command_but_reveal(cli: Cli, connection: dict[str, Any]) -> None:
     token = connection["webhook_url"].rpartition("/")[2]
     for words in (("list",), ("list", "--json"), ("show", "1"), ("show", "1", "--json")):
