@@ -212,7 +212,7 @@ CREATE TABLE patients (
     created_at        timestamptz NOT NULL DEFAULT now(),
     updated_at        timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX patients_by_email ON patients (organization_id, email_key(email)) WHERE email IS NOT NULL;
+CREATE INDEX patients_by_email ON patients (organization_id, email_key(email)) WHERE email_key(email) IS NOT NULL;
 CREATE INDEX patients_by_name ON patients (organization_id, last_name, first_name, id);
 
 -- What an organization itself knows of a patient whom it named before any vendor did (origin `local`): its row in
@@ -227,7 +227,7 @@ CREATE TABLE local_patients (
     date_of_birth   date,
     created_at      timestamptz NOT NULL
 );
-CREATE INDEX local_patients_by_email ON local_patients (organization_id, email_key(email)) WHERE email IS NOT NULL;
+CREATE INDEX local_patients_by_email ON local_patients (organization_id, email_key(email)) WHERE email_key(email) IS NOT NULL;
 
 CREATE TABLE patient_identities (
     connection_id    uuid NOT NULL REFERENCES connections,
@@ -251,7 +251,7 @@ CREATE TABLE patient_identities (
     PRIMARY KEY (connection_id, external_id)
 );
 CREATE INDEX patient_identities_of_patient ON patient_identities (patient_id);
-CREATE INDEX patient_identities_by_email ON patient_identities (connection_id, email_key(email)) WHERE email IS NOT NULL;
+CREATE INDEX patient_identities_by_email ON patient_identities (connection_id, email_key(email)) WHERE email_key(email) IS NOT NULL;
 
 -- A link from a vendor's client to a patient whom the organization already knew; ended, never deleted, when undone.
 CREATE TABLE patient_links (
