@@ -53,6 +53,7 @@ from eventsync.web.health import Health, Part
 from eventsync.web.ingress import Ingress
 from eventsync.web.server import WebServer
 from eventsync.wiring import Role
+from eventsync.wiring.api import make_api
 from eventsync.wiring.metered import MeteredBudget
 from eventsync.wiring.readiness import (
     bus_part,
@@ -284,6 +285,8 @@ class Process:
                 trusted_networks=self.options.settings.trusted_networks,
             )
             ingress.add_routes(app)
+        if Role.API in self.options.roles:
+            make_api(self.database, self.options.keyring, self.connections, self.queue, self.clock).add_routes(app)
         return app
 
     def _health(self) -> Health:

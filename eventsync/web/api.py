@@ -1,0 +1,104 @@
+"""The management API's frame: asks every request who makes it, reads it, calls the endpoint, answers or says why not.
+
+Nothing under /api/ but the webhooks is answered without a token, whether an endpoint asks for it or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from decimal import Decimal
+from uuid import UUID
+
+import orjson
+from aiohttp import web
+
+from eventsync.domain.clock import Clock
+from eventsync.domain.errors import Transient
+from eventsync.web.api_calls import Call, Endpoint
+from eventsync.web.api_errors import ApiError, answer_of
+from eventsync.web.auth import Authenticator, Caller
+from eventsync.web.openapi import describe
+
+CALLER = web.RequestKey("caller", Caller)
+_PREFIX = "/api/"
+_WEBHOOKS = "/api/webhooks/"
+_TIMEOUT_S = 30.0
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """The endpoints, guarded. Those of others under /api/ in the same application are guarded as well."""
+
+    def __init__(self, authenticator: Authenticator, endpoints: Iterable[Endpoint], clock: Clock) -> None:
+        self._authenticator = authenticator
+        self._clock = clock
+        own = Endpoint("GET", "/api/openapi.json", self._described, dict, "This description (OpenAPI 3.1)")
+        self.endpoints = (*endpoints, own)
+        self._description = describe(self.endpoints)
+
+    def add_routes(self, app: web.Application) -> None:
+        """Put the endpoints and their guard into `app`."""
+        app.middlewares.append(self._guard)
+        for endpoint in self.endpoints:
+            app.router.add_route(endpoint.method, endpoint.path, self._handler(endpoint))
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if not _is_guarded(request):
+            return await handler(request)
+        return await self._answered(self._authenticated(request, handler))
+
+    async def _authenticated(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        request[CALLER] = await self._authenticator.caller(request.headers)
+        return await handler(request)
+
+    def _handler(self, endpoint: Endpoint) -> _Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await self._answered(self._call(endpoint, request))
+
+        return handle
+
+    async def _answered(self, answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+        try:
+            response = await answer
+        except Exception as error:  # noqa: BLE001  # a fault of ours is an answer too, and not a stack trace
+            response = answer_of(error, self._clock)
+        if not response.prepared:
+            response.headers["Cache-Control"] = "no-store"  # what is personal stays out of every cache
+        return response
+
+    async def _call(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
+        caller = request[CALLER]
+        caller.require(endpoint.roles)
+        arguments = endpoint.read(request.match_info, request.query)
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await _require_no_body(request)
+                answer = await endpoint.handle(Call(caller, arguments))
+        except TimeoutError:
+            raise Transient(f"no answer within {_TIMEOUT_S:g} s") from None
+        body = orjson.dumps(answer, default=_json_value, option=orjson.OPT_UTC_Z)
+        return web.Response(body=body, content_type="application/json")
+
+    async def _described(self, _call: Call) -> object:
+        return self._description
+
+
+def _is_guarded(request: web.Request) -> bool:
+    """Judge by the route that will answer, not by how its path is written."""
+    resource = request.match_info.route.resource
+    path = request.path if resource is None else resource.canonical
+    return path.startswith(_PREFIX) and not path.startswith(_WEBHOOKS)
+
+
+async def _require_no_body(request: web.Request) -> None:
+    """Refuse what would be ignored: a `dry_run` that is sent in a body must not be taken for a real run."""
+    if (await request.read()).strip() not in (b"", b"{}"):
+        raise ApiError(400, "unexpected_body", "this takes no body: parameters stand in the query, as ?dry_run=true")
+
+
+def _json_value(value: object) -> str:
+    if isinstance(value, (UUID, Decimal)):  # the driver's own subclass of UUID, which orjson does not take for one
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
