@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -19,6 +19,7 @@ from eventsync.crypto import Keyring
 from eventsync.domain.clock import Clock
 from eventsync.domain.connections import Connection, ConnectionId, OrganizationId
 from eventsync.domain.events import EventId, EventSource, IncomingEvent, Lane, new_event_id
+from eventsync.domain.webhooks import WebhookContext, WebhookReading
 from eventsync.postgres.database import Database
 from eventsync.postgres.listener import Listener
 from eventsync.postgres.queue import EventQueue
@@ -29,8 +30,10 @@ from eventsync.stages.directory import ConnectionDirectory
 from eventsync.stages.relay import Relay
 from eventsync.supervisor import Supervisor, Worker
 from eventsync.telemetry import Metrics
-from eventsync.vendorkit.vendor import Vendor
+from eventsync.vendorkit.http import VendorHttp
+from eventsync.vendorkit.vendor import Vendor, VendorClient
 from eventsync.vendors import load_vendors
+from eventsync.vendors.intakeq import VENDOR
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DEADLINE_S = 20.0
@@ -157,7 +160,7 @@ def an_appointment(number: int = 1, *, event: str = "AppointmentCreated", **fiel
     envelope["EventType"] = event
     envelope["ClientId"] = number
     envelope["Appointment"] |= {
-        "Id": f"65f0c0ffee65f0c0{number:08x}",
+        "Id": appointment_id(number),
         "ClientId": number,
         "ClientName": f"Test Client {number}",
         "ClientEmail": f"client{number}@example.test",
@@ -195,3 +198,32 @@ async def outcomes(database: asyncpg.Connection) -> dict[str, int]:
         "SELECT CASE WHEN state = 'parked' THEN reason ELSE state END AS what, count(*) FROM v_events GROUP BY 1"
     )
     return {row["what"]: row["count"] for row in rows}
+
+
+class VendorDouble:
+    """IntakeQ, except that `read` gets at each reading first: it may raise, kill, or change what was read."""
+
+    name = "intakeq"
+    default_base_url = VENDOR.default_base_url
+    limits = VENDOR.limits
+
+    def __init__(self, read: Callable[[WebhookReading], WebhookReading]) -> None:
+        self._read = read
+
+    def read_webhook(self, body: bytes, headers: Mapping[str, str], context: WebhookContext) -> WebhookReading:
+        """Read it as IntakeQ's, then let the double have its way."""
+        return self._read(VENDOR.read_webhook(body, headers, context))
+
+    def client(self, connection: Connection, http: VendorHttp) -> VendorClient:
+        """Open no account: events that are applied need none."""
+        raise NotImplementedError
+
+
+def is_about(reading: WebhookReading, number: int) -> bool:
+    """Tell whether a webhook is about appointment `number`."""
+    return reading.subject is not None and reading.subject.external_id == appointment_id(number)
+
+
+def appointment_id(number: int) -> str:
+    """Give the id that `an_appointment(number)` has."""
+    return f"65f0c0ffee65f0c0{number:08x}"
