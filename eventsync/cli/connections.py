@@ -68,7 +68,7 @@ def list_connections(org: str | None, as_json: bool) -> None:
 
     show_rows(
         [_row(connection) for connection in with_installation(find)],
-        ["number", "vendor", "organization_id", "base_url", "practice_id", "timezone", "disabled_at", "id"],
+        ["number", "vendor", "base_url", "practice_id", "timezone", "disabled_at", "organization_id"],
         as_json=as_json,
         empty="no connection yet: make one with `eventsync connections add`",
     )

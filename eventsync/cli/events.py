@@ -60,7 +60,7 @@ def list_events(*, limit: int, before: UUID | None, as_json: bool, **given: Any)
     found = with_installation(find)
     show_rows(
         [asdict(event) if as_json else _row(event) for event in found],
-        ["received_at", "event_type", "state", "reason", "entity_kind", "entity_id", "changed_fields", "event_id"],
+        ["received_at", "event_type", "state", "reason", "record", "changed_fields", "event_id"],
         as_json=as_json,
         empty="no such event",
     )
@@ -104,7 +104,8 @@ def show_event(event_id: UUID, with_body: bool, as_json: bool) -> None:
 
 
 def _row(event: EventSummary) -> Row:
-    return asdict(event) | {"changed_fields": first_few(event.changed_fields, _SHOWN_FIELDS)}
+    record = None if event.entity_id is None else f"{event.entity_kind}:{event.entity_id}"  # as --record takes it
+    return asdict(event) | {"record": record, "changed_fields": first_few(event.changed_fields, _SHOWN_FIELDS)}
 
 
 def _cursor(event_id: UUID) -> EventCursor:

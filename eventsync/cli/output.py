@@ -16,6 +16,8 @@ from rich.text import Text
 Row = Mapping[str, Any]
 """One thing to print, by the names that its JSON has."""
 
+_COPIED = frozenset({"id", "event id"})  # what a person copies into the next command stays in one piece
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
@@ -58,7 +60,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title in _COPIED)
     for line in lines:
         table.add_row(*map(Text, line))
     console.print(table)

@@ -163,7 +163,7 @@ async def test_secrets_of_a_connection_are_shown_by_no_command_but_reveal(cli: C
     token = connection["webhook_url"].rpartition("/")[2]
     for words in (("list",), ("list", "--json"), ("show", "1"), ("show", "1", "--json")):
         shown = await cli("connections", *words)
-        assert connection["id"] in shown.stdout
+        assert connection["organization_id"] in shown.stdout
         assert token not in shown.stdout
         assert "secret-key-1" not in shown.stdout
 
