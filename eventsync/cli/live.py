@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eventsync.domain.errors import EventsyncError
+from eventsync.domain.events import WorkClass
 from eventsync.telemetry import Metrics
 from eventsync.wiring.demo import Demo
 from eventsync.wiring.process import Process
@@ -35,7 +36,8 @@ class Figures:
     spooled: int
     finished: dict[str, int]
     parked: int
-    waiting: int
+    in_flight: int
+    to_be_read: int
     latency_p50_s: float | None
     latency_p99_s: float | None
 
@@ -49,7 +51,8 @@ class LiveView:
         self._console = console
         self._rates: deque[int] = deque([0] * _HISTORY, maxlen=_HISTORY)
         self._last_received = 0
-        self._waiting = 0
+        self._in_flight = 0
+        self._to_be_read = 0
 
     async def show_until(self, stop: asyncio.Event) -> None:
         """Show until `stop` is set."""
@@ -68,10 +71,12 @@ class LiveView:
     async def _look(self) -> Figures:
         try:
             measured = await self._process.queue.measure()
-            self._waiting = sum(row.count for row in measured if row.status != "parked")
+            waiting = [row for row in measured if row.status != "parked"]
+            self._in_flight = sum(row.count for row in waiting if row.work == WorkClass.APPLY)
+            self._to_be_read = sum(row.count for row in waiting if row.work == WorkClass.REFETCH)
         except EventsyncError:
             pass  # PostgreSQL is away: the figures in memory still tell what comes in
-        return read_figures(self._process.metrics, self._waiting)
+        return read_figures(self._process.metrics, self._in_flight, self._to_be_read)
 
     def _render(self, figures: Figures) -> RenderableType:
         self._rates.append(figures.received - self._last_received)
@@ -85,7 +90,8 @@ class LiveView:
         flow.add_row(
             "  parked", _alarming(figures.parked), "waits for a person: `eventsync events list --state parked`"
         )
-        flow.add_row("in flight", f"{figures.waiting:,}", "")
+        flow.add_row("in flight", f"{figures.in_flight:,}", "")
+        flow.add_row("to be read", f"{figures.to_be_read:,}", "waits for the vendor's API budget: `eventsync budget`")
         flow.add_row(
             "webhook → row", _milliseconds(figures.latency_p50_s), f"p99 {_milliseconds(figures.latency_p99_s)}"
         )
@@ -114,7 +120,7 @@ _MEANINGS = {
 }
 
 
-def read_figures(metrics: Metrics, waiting: int) -> Figures:
+def read_figures(metrics: Metrics, in_flight: int, to_be_read: int) -> Figures:
     """Read the figures out of a process's metrics."""
     families = {family.name: family for family in metrics.registry.collect()}
     finished = {
@@ -127,7 +133,8 @@ def read_figures(metrics: Metrics, waiting: int) -> Figures:
         spooled=int(sum(sample.value for sample in received if sample.labels["store"] != "postgres")),
         finished=finished,
         parked=int(sum(sample.value for sample in _totals(families["eventsync_events_parked"]))),
-        waiting=waiting,
+        in_flight=in_flight,
+        to_be_read=to_be_read,
         latency_p50_s=quantile(latency, 0.5),
         latency_p99_s=quantile(latency, 0.99),
     )
@@ -159,7 +166,8 @@ def _totals(family: Metric) -> list[Sample]:
 def _line(figures: Figures) -> str:
     ends = " ".join(f"{outcome}={figures.finished.get(outcome, 0)}" for outcome in _OUTCOMES)
     latency = f"p50={_milliseconds(figures.latency_p50_s)} p99={_milliseconds(figures.latency_p99_s)}"
-    return f"received={figures.received} {ends} parked={figures.parked} in_flight={figures.waiting} {latency}"
+    waiting = f"in_flight={figures.in_flight} to_be_read={figures.to_be_read}"
+    return f"received={figures.received} {ends} parked={figures.parked} {waiting} {latency}"
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import sys
 import tempfile
 from pathlib import Path
 
 import uvloop
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from eventsync.cli.live import LiveView
@@ -19,6 +21,7 @@ from eventsync.wiring.demo import open_demo
 from eventsync.wiring.home import DatabaseHome
 from eventsync.wiring.process import ProcessOptions, open_process
 
+_WITHOUT_REMOTE_FONTS = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 _FRAMES = 60
 _FRAME_S = 0.5
 
@@ -45,7 +48,7 @@ async def draw_live_view(settings: Settings, target: str) -> None:
                 await view.frame()
                 await asyncio.sleep(_FRAME_S)
             console.print(await view.frame())
-    console.save_svg(target, title="eventsync up --sandbox")
+    console.save_svg(target, code_format=_WITHOUT_REMOTE_FONTS, title="eventsync up --sandbox")
 
 
 if __name__ == "__main__":
