@@ -13,15 +13,15 @@ from typing import NoReturn
 
 import asyncpg
 import pytest
-from servers.postgres import SPEED_SETTINGS, DatabaseServer
-from servers.proxy import TcpProxy
-from servers.rabbitmq import MISSING, RabbitServer, find_rabbitmq
 
 from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
 from eventsync.postgres.database import Database
 from eventsync.postgres.embedded import EmbeddedPostgres
 from eventsync.postgres.migrations import migrate
+from servers.postgres import SPEED_SETTINGS, DatabaseServer
+from servers.proxy import TcpProxy
+from servers.rabbitmq import MISSING, RabbitServer, find_rabbitmq
 
 _VHOSTS = 150
 

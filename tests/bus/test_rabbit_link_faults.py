@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from servers.eventually import eventually
-from servers.proxy import TcpProxy
-from servers.rabbitmq import RabbitServer
 
 from eventsync.bus.rabbit import RabbitBus
 from eventsync.bus.topology import RoutingKey
 from eventsync.bus.wire import Message, QueueName
 from eventsync.domain.errors import Transient
+from servers.eventually import eventually
+from servers.proxy import TcpProxy
+from servers.rabbitmq import RabbitServer
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -8,13 +8,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiormq
 import pytest
-from servers.ports import free_ports
-from servers.rabbitmq import RabbitServer
 
 from eventsync.bus.rabbit import RabbitBus
 from eventsync.bus.topology import DEAD_LETTER_EXCHANGE, EVENTS_EXCHANGE, QUEUES, RoutingKey, changed
 from eventsync.bus.wire import Message, QueueName, encode
 from eventsync.domain.errors import Misconfigured, Transient
+from servers.ports import free_ports
+from servers.rabbitmq import RabbitServer
 
 pytestmark = pytest.mark.rabbitmq
 

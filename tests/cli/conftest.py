@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import structlog
 from click.testing import CliRunner
-from e2e.eventsync_process import ENCRYPTION_KEYS
 
 from cli.runs import Cli, Ended
+from e2e.eventsync_process import ENCRYPTION_KEYS
 from eventsync.cli import eventsync_command
 
 

@@ -9,12 +9,12 @@ from uuid import uuid4
 import aiohttp
 import asyncpg
 import pytest
-from e2e.eventsync_process import EventsyncProcess
-from e2e.fixtures import Start
-from servers.eventually import eventually
 
 from cli.runs import Cli
+from e2e.eventsync_process import EventsyncProcess
+from e2e.fixtures import Start
 from eventsync.cli.specimen import specimen
+from servers.eventually import eventually
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 PRACTICE = ("--practice-id", "65f0c0ffee65f0c0ffee0003")

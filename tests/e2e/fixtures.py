@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from servers.ports import free_ports
 
 from e2e.eventsync_process import EventsyncProcess, environment
 from eventsync.crypto import Keyring
@@ -17,6 +16,7 @@ from eventsync.postgres.database import Database
 from eventsync.postgres.tenants import Connections, NewConnection, Organizations
 from eventsync.sandbox import RunningSandbox
 from eventsync.vendors import load_vendors
+from servers.ports import free_ports
 
 
 @dataclass(frozen=True, slots=True)

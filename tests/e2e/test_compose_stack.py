@@ -20,6 +20,7 @@ import aiohttp
 import asyncpg
 import pytest
 import yaml
+
 from servers.eventually import eventually
 from servers.ports import free_ports
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from servers.eventually import eventually
 
 from e2e.fixtures import connect_practice
 from eventsync.crypto import Keyring
@@ -19,6 +18,7 @@ from eventsync.sandbox import SandboxOptions, TrafficMix, serve
 from eventsync.settings import Settings
 from eventsync.wiring import Role
 from eventsync.wiring.process import ProcessOptions, open_process
+from servers.eventually import eventually
 
 RATE_PER_S = 20
 DURATION_S = 60 if os.environ.get("EVENTSYNC_PROVE") else 10

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from servers.eventually import eventually
 
 from e2e.fixtures import Connect, Connected, Start
 from e2e.sandbox_truth import appointment_rows, document_states, expected_appointments
@@ -15,6 +14,7 @@ from eventsync.sandbox import Faults, QuotaLimits, RunningSandbox, SandboxOption
 from eventsync.settings import Settings
 from eventsync.wiring import Role
 from eventsync.wiring.process import ProcessOptions, open_process
+from servers.eventually import eventually
 
 WEBHOOKS = 10_000
 UNRELIABLE = Faults(duplicate=0.2, reorder=0.2, delay=0.05, delay_max_s=1.0)

@@ -12,10 +12,10 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 import pytest
-from servers.eventually import eventually
-from servers.ports import free_ports
 
 from eventsync.postgres.embedded import embedded_database_url
+from servers.eventually import eventually
+from servers.ports import free_ports
 
 StartUp = Callable[[], Awaitable["Up"]]
 

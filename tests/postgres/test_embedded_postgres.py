@@ -17,11 +17,11 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import asyncpg
 import pytest
-from servers.eventually import eventually
 
 import eventsync
 from eventsync.domain.errors import Misconfigured
 from eventsync.postgres.embedded import EmbeddedPostgres, RunningPostgres, embedded_database_url
+from servers.eventually import eventually
 
 # Starts the server in a process of its own, says its pid and URL, and lives until it is killed.
 OWNER = """

@@ -6,12 +6,12 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from postgres.linked_practice import NOW, Practice, insert_organization, open_practice
 
 from eventsync.crypto import Keyring
 from eventsync.domain.connections import OrganizationId
 from eventsync.postgres.database import Database
 from eventsync.postgres.linking import LinkReport
+from postgres.linked_practice import NOW, Practice, insert_organization, open_practice
 
 NOTHING = LinkReport(linked=0, ended=0, ambiguous=0)
 

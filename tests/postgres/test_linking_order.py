@@ -12,11 +12,11 @@ from uuid import UUID
 import asyncpg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from postgres.linked_practice import Practice, check_that_records_follow, open_practice
 
 from eventsync.crypto import Keyring
 from eventsync.domain.errors import Transient
 from eventsync.postgres.database import Database
+from postgres.linked_practice import Practice, check_that_records_follow, open_practice
 
 # Few addresses on purpose: who shares one is what must be decided.
 EMAILS = st.sampled_from(["a@example.test", "A@example.test", "a@example.test", "b@example.test", None])

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from servers.eventually import eventually
 
 import eventsync
 from eventsync.domain.errors import Transient
 from eventsync.postgres.data_lock import DataDirLock
 from eventsync.postgres.embedded import EmbeddedPostgres, connect_or_start, embedded_database_url
+from servers.eventually import eventually
 
 # Connects, says which server it speaks to, and leaves when its input ends.
 COMMAND = """

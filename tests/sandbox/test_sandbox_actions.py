@@ -2,13 +2,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from sandbox_receiver import START_MS, Received, small
 
 from eventsync.sandbox.arguments import Arguments
 from eventsync.sandbox.errors import BadArgumentError, NotPossibleError
 from eventsync.sandbox.intakeq.practice import PracticeProfile
 from eventsync.sandbox.intakeq.vendor import IntakeQVendor, open_intakeq
 from eventsync.sandbox.vendor import Effect
+from sandbox.sandbox_receiver import START_MS, Received, small
 
 ENVELOPE = [
     "EventType",

@@ -1,9 +1,8 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sandbox_receiver import START_MS, calling, small
-
 from eventsync.sandbox import QuotaLimits
+from sandbox.sandbox_receiver import START_MS, calling, small
 
 DAY_MS = 86_400_000
 

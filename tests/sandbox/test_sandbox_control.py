@@ -1,9 +1,9 @@
 from typing import Any
 
 import pytest
-from sandbox_receiver import Receiver, calling, receiving, small
 
 from eventsync.sandbox import Faults, NotPossibleError, TrafficMix
+from sandbox.sandbox_receiver import Receiver, calling, receiving, small
 
 FAULTS = Faults(duplicate=0.2, reorder=0.2, delay=0.05, delay_min_s=0.05, delay_max_s=0.3)
 

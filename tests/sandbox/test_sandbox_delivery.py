@@ -7,13 +7,13 @@ import time
 
 import pytest
 import uvloop
-from sandbox_receiver import Receiver, calling, receiving, small
 
 from eventsync.sandbox import Faults, SenderLimits, SignatureEncoding, Signing
 from eventsync.sandbox.delivery import WebhookSender
 from eventsync.sandbox.faults import plan_copies
 from eventsync.sandbox.stats import Stats
 from eventsync.sandbox.vendor import Webhook
+from sandbox.sandbox_receiver import Receiver, calling, receiving, small
 
 ONE_BY_ONE = SenderLimits(concurrency=1)
 

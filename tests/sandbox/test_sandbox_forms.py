@@ -3,7 +3,6 @@ from typing import Any
 
 import orjson
 import pytest
-from sandbox_receiver import START_MS
 
 from eventsync.sandbox.arguments import Arguments
 from eventsync.sandbox.errors import NotPossibleError
@@ -11,6 +10,7 @@ from eventsync.sandbox.intakeq.appointment_forms import list_form, single_form, 
 from eventsync.sandbox.intakeq.population import PracticeSize, populate
 from eventsync.sandbox.intakeq.practice import Practice, PracticeProfile
 from eventsync.sandbox.intakeq.vendor import intakeq_actions
+from sandbox.sandbox_receiver import START_MS
 
 _KEYS_TEXT = """
 Id ClientName ClientEmail ClientPhone ClientDateOfBirth ClientId Status StartDate EndDate Duration ServiceName ServiceId

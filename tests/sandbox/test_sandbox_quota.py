@@ -1,9 +1,9 @@
 import pytest
-from sandbox_receiver import calling, small
 
 from eventsync.sandbox import QuotaLimits, QuotaWindow
 from eventsync.sandbox.clock import SandboxClock
 from eventsync.sandbox.quota import DAY_MS, MINUTE_MS, Quota
+from sandbox.sandbox_receiver import calling, small
 
 MIDNIGHT_MS = 20_000 * DAY_MS
 

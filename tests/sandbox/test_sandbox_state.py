@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
-from sandbox_receiver import START_MS, calling, receiving, small
 
 from eventsync.sandbox import StateError, serve
+from sandbox.sandbox_receiver import START_MS, calling, receiving, small
 
 
 async def test_a_restarted_practice_goes_on_with_the_same_data_and_never_repeats_an_id(tmp_path: Path) -> None:

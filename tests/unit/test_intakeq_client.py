@@ -9,8 +9,6 @@ import aiohttp
 import orjson
 import pytest
 from aiohttp import web
-from intakeq_samples import CONTEXT, sample
-from vendor_server import NotingBudget, vendor_server
 
 from eventsync.domain.changes import Absence, Authority, Delete, EntityRef, Source, Upsert
 from eventsync.domain.connections import Connection, OrganizationId
@@ -22,6 +20,8 @@ from eventsync.vendors.intakeq import VENDOR
 from eventsync.vendors.intakeq.client import IntakeQClient
 from eventsync.vendors.intakeq.lists import ListFilter, query
 from eventsync.vendors.intakeq.paging import RejectedRow
+from unit.intakeq_samples import CONTEXT, sample
+from unit.vendor_server import NotingBudget, vendor_server
 
 KEY = "invented-key"
 BEGAN_MS = 1_800_000_000_000

@@ -8,8 +8,6 @@ from typing import TypeVar
 
 import aiohttp
 import pytest
-from intakeq_samples import CONTEXT
-from vendor_server import NotingBudget
 
 from eventsync.domain.changes import Delete, RecordChange, Source, Upsert
 from eventsync.domain.connections import Connection, OrganizationId
@@ -22,6 +20,8 @@ from eventsync.vendors.intakeq.documents import invoice_change
 from eventsync.vendors.intakeq.lists import ListFilter
 from eventsync.vendors.intakeq.mapping import Reading, appointment_changes, patient_change
 from eventsync.vendors.intakeq.paging import Page
+from unit.intakeq_samples import CONTEXT
+from unit.vendor_server import NotingBudget
 
 START_MS = 1_790_000_000_000  # September 2026
 TODAY = datetime.fromtimestamp(START_MS / 1000, UTC).date()

@@ -9,7 +9,6 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from intakeq_samples import CONTEXT, sample
 
 from eventsync.domain.changes import Delete, EntityRef, Source, Upsert
 from eventsync.domain.errors import Rejected
@@ -31,6 +30,7 @@ from eventsync.vendors.intakeq.mapping import (
     patient_change,
     practitioner,
 )
+from unit.intakeq_samples import CONTEXT, sample
 
 WEBHOOK = Reading(CONTEXT.connection_id, Source.WEBHOOK)
 API = Reading(CONTEXT.connection_id, Source.API, began_ms=1_800_000_000_000)

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import orjson
 import pytest
-from intakeq_samples import CONTEXT, read, record_changes, sample, with_appointment, without_appointment_field
 
 from eventsync.domain.changes import Authority, Delete, EntityRef, Refetch, Source, Upsert
 from eventsync.domain.connections import ConnectionId
@@ -26,6 +25,7 @@ from eventsync.domain.records import (
 from eventsync.domain.webhooks import WebhookContext
 from eventsync.vendors.intakeq.mapping import MAPPING_VERSION
 from eventsync.vendors.intakeq.webhook import read_webhook
+from unit.intakeq_samples import CONTEXT, read, record_changes, sample, with_appointment, without_appointment_field
 
 APPOINTMENT_ID = "65f0c0ffee65f0c0ffee0001"
 

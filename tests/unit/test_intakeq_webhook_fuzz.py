@@ -8,13 +8,21 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from intakeq_samples import CONTEXT, WEBHOOKS, read, record_changes, sample, with_appointment, without_appointment_field
 
 from eventsync.domain.changes import Delete, Refetch, Upsert, Version
 from eventsync.domain.errors import Rejected
 from eventsync.domain.records import Appointment, content_hash
 from eventsync.domain.webhooks import WebhookReading
 from eventsync.vendors.intakeq.webhook import read_webhook
+from unit.intakeq_samples import (
+    CONTEXT,
+    WEBHOOKS,
+    read,
+    record_changes,
+    sample,
+    with_appointment,
+    without_appointment_field,
+)
 
 REASONS = {
     "empty_body",

@@ -11,11 +11,11 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from vendor_server import Answer, NotingBudget, vendor_server
 
 from eventsync.domain.errors import EventsyncError, Misconfigured, Rejected, Transient
 from eventsync.vendorkit.budget import Purpose
 from eventsync.vendorkit.http import NotFound, VendorHttp
+from unit.vendor_server import Answer, NotingBudget, vendor_server
 
 KEY = "invented-key"
 SECRET_QUERY = {"search": "client12@example.test"}
