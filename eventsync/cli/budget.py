@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from eventsync.cli.accounts import budget_of
 from eventsync.cli.output import Row, examples, json_option, show_rows
 from eventsync.cli.session import Installation, with_installation
 from eventsync.crypto import fingerprint
 from eventsync.domain.connections import Connection
+from eventsync.wiring.accounts import budget_of
 
 
 @click.command("budget", epilog=examples("eventsync budget", "eventsync budget --org 1 --json"))
@@ -46,7 +46,7 @@ def budget_command(org: str | None, as_json: bool) -> None:
 
 
 async def _row(at: Installation, connection: Connection) -> Row:
-    report = await budget_of(at, connection).report(at.clock())
+    report = await budget_of(at.database, connection, at.clock).report(at.clock())
     return {
         "connection": connection.number,
         "connection_id": connection.id,

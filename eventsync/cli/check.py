@@ -14,7 +14,7 @@ import aiohttp
 import click
 
 from eventsync.bus.rabbit import RabbitBus
-from eventsync.cli.accounts import budget_of, client_of
+from eventsync.cli.accounts import client_of
 from eventsync.cli.output import examples, json_option, show_json, show_table
 from eventsync.cli.session import Installation, installation_of, open_database, run_async, utc_now
 from eventsync.crypto import Keyring
@@ -30,6 +30,7 @@ from eventsync.stages.bus_link import BusLink
 from eventsync.telemetry import Metrics
 from eventsync.vendorkit.budget import BudgetSpent
 from eventsync.wiring import database_in_use, keyring_of
+from eventsync.wiring.accounts import budget_of
 
 _LISTEN_TIMEOUT_S = 5.0
 _LEAST_AHEAD = timedelta(days=3)
@@ -175,6 +176,6 @@ async def _broker(at: Installation) -> str:
 
 async def _credentials(at: Installation, connection: Connection, http: aiohttp.ClientSession) -> str:
     await client_of(at, connection, http).check_credentials()
-    report = await budget_of(at, connection).report(at.clock())
+    report = await budget_of(at.database, connection, at.clock).report(at.clock())
     day = "any number" if report.left_today is None else report.left_today
     return f"credentials accepted; API calls left: {report.left_this_minute} this minute, {day} today"

@@ -23,6 +23,7 @@ class _Sql:
     authenticate: str
     insert_access: str
     list_accesses: str
+    prune_accesses: str
     count_refused: str
     list_refused: str
     prune_refused: str
@@ -155,6 +156,11 @@ class AccessLog:
         async with self._database.session() as session:
             rows = await session.fetch(SQL.list_accesses, before_id, limit)
         return [(row["id"], Access(row["at"], row["actor"], row["action"], row["subject"])) for row in rows]
+
+    async def prune(self, before: datetime) -> None:
+        """Remove what is older."""
+        async with self._database.session() as session:
+            await session.execute(SQL.prune_accesses, before)
 
 
 class RefusalCounts:

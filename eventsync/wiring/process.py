@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 import aiohttp
@@ -20,8 +20,8 @@ from eventsync.crypto import Keyring, fingerprint
 from eventsync.domain.clock import Clock
 from eventsync.domain.connections import Connection
 from eventsync.domain.errors import Misconfigured, Transient
-from eventsync.postgres.access import RefusalCounts
-from eventsync.postgres.budget import BudgetLimits, PostgresBudget, prune_calls
+from eventsync.postgres.access import AccessLog, RefusalCounts
+from eventsync.postgres.budget import PostgresBudget, prune_calls
 from eventsync.postgres.database import Database
 from eventsync.postgres.linking import PatientLinks
 from eventsync.postgres.listener import Listener
@@ -53,6 +53,7 @@ from eventsync.web.health import Health, Part
 from eventsync.web.ingress import Ingress
 from eventsync.web.server import WebServer
 from eventsync.wiring import Role
+from eventsync.wiring.accounts import budget_of
 from eventsync.wiring.api import make_api
 from eventsync.wiring.metered import MeteredBudget
 from eventsync.wiring.readiness import (
@@ -159,8 +160,7 @@ class Process:
         """Open a connection's account at its vendor, within the budget of its API key."""
         key = fingerprint(connection.api_key)
         if key not in self._clients:
-            limits = BudgetLimits(connection.calls_per_minute, connection.calls_per_day)
-            budget = PostgresBudget(self.database, key, limits, self.clock)
+            budget = budget_of(self.database, connection, self.clock)
             self.budgets[str(connection.number)] = budget
             self._clients[key] = VendorHttp(self._http, MeteredBudget(budget, connection.vendor, self.metrics))
         return self.vendors[connection.vendor].client(connection, self._clients[key])
@@ -257,6 +257,7 @@ class Process:
 
     def _chores(self) -> list[Worker]:
         settings = self.options.settings
+        history = timedelta(days=settings.history_retention_days)
         links = PatientLinks(self.database)
         upkeep = Upkeep(
             self.retention,
@@ -264,11 +265,18 @@ class Process:
             raw_days=settings.raw_retention_days,
             history_days=settings.history_retention_days,
         )
+
+        async def forget_evidence() -> None:
+            now = self.clock()
+            await prune_calls(self.database, now)
+            await RefusalCounts(self.database).prune(now - history)
+            await AccessLog(self.database).prune(now - history)
+
         return [
             upkeep,
             Recurring("patient-linking", lambda: links.link_by_email(self.clock()), interval_s=60.0),
             Recurring("client-ids", lambda: links.backfill_client_ids(self.clock()), interval_s=600.0),
-            Recurring("api-call-ledger", lambda: prune_calls(self.database, self.clock()), interval_s=3600.0),
+            Recurring("evidence", forget_evidence, interval_s=3600.0),
         ]
 
     def _main_app(self) -> web.Application:

@@ -150,3 +150,11 @@ async def test_old_counts_are_pruned(counts: RefusalCounts) -> None:
     await counts.add({RefusalKey(NOW - HOUR, "a", "r"): 1, RefusalKey(NOW, "a", "r"): 1}, NOW)
     await counts.prune(NOW)
     assert [row.hour for row in await counts.since(NOW - 24 * HOUR)] == [NOW]
+
+
+async def test_old_accesses_are_pruned(pool: Database) -> None:
+    log = AccessLog(pool)
+    for at in (NOW - HOUR, NOW):
+        await log.write(Access(at, "cli", "show_event_body", "event:1"))
+    await log.prune(NOW)
+    assert [access.at for _, access in await log.latest()] == [NOW]

@@ -48,3 +48,6 @@ SELECT hour, vendor, reason, count, last_at FROM refused_requests WHERE hour >= 
 
 -- name: prune_refused
 DELETE FROM refused_requests WHERE hour < $1;
+
+-- name: prune_accesses
+DELETE FROM access_log WHERE at < $1;

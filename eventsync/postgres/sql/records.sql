@@ -18,10 +18,13 @@ FROM jsonb_populate_recordset(NULL::record_absences, $1::jsonb)
 ON CONFLICT DO NOTHING;
 
 -- name: insert_news
--- The relays are woken, since nobody else would tell them before they poll.
+-- A client who is linked is told under the id of the patient whom people see. The relays are woken, since nobody else
+-- would tell them before they poll.
 INSERT INTO change_outbox (connection_id, kind, record_id, external_id, position, deleted, event_id, created_at)
-SELECT connection_id, kind, record_id, external_id, position, deleted, event_id, $2
-FROM jsonb_populate_recordset(NULL::change_outbox, $1::jsonb)
+SELECT n.connection_id, n.kind, coalesce(i.patient_id, n.record_id), n.external_id, n.position, n.deleted, n.event_id, $2
+FROM jsonb_populate_recordset(NULL::change_outbox, $1::jsonb) n
+LEFT JOIN patient_identities i
+    ON n.kind = 'patient' AND i.connection_id = n.connection_id AND i.external_id = n.external_id
 RETURNING pg_notify('eventsync_queue', '');
 
 -- name: take_news
