@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
+import asyncpg
+import structlog
+
 from eventsync.domain.errors import Transient
-from eventsync.postgres.database import Database
+from eventsync.postgres.database import Database, Session
 from eventsync.postgres.statements import load_statements
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sql:
+    lock_partitions: str
     ensure_partitions: str
     covered_until: str
     expired_partitions: str
@@ -21,6 +29,10 @@ class _Sql:
 SQL = load_statements(_Sql, "retention.sql")
 
 
+class _Busy(Transient):
+    """Someone reads or writes for longer than we let others wait behind us."""
+
+
 class Retention:
     """The partitions of `events` (raw) and `event_history` (slim)."""
 
@@ -28,9 +40,15 @@ class Retention:
         self._database = database
 
     async def ensure_partitions(self, covered_from: datetime, covered_until: datetime) -> int:
-        """Make the missing weeks between the two times; tell how many partitions were made."""
-        async with self._database.session() as session:
-            made: int = await session.fetchval(SQL.ensure_partitions, covered_from, covered_until)
+        """Make the missing weeks between the two times; tell how many partitions were made.
+
+        None are made while someone reads for long: the next time will do, as they are made weeks ahead.
+        """
+        try:
+            async with self._alone() as session:
+                made: int = await session.fetchval(SQL.ensure_partitions, covered_from, covered_until)
+        except _Busy:
+            return 0
         return made
 
     async def covered_until(self) -> datetime | None:
@@ -44,18 +62,29 @@ class Retention:
 
         A week that someone is reading is left for the next time rather than letting everyone wait behind the drop.
         """
+        try:
+            return await self._remove("events", raw_before) + await self._remove("event_history", history_before)
+        except _Busy:
+            return 0
+
+    async def _remove(self, parent: str, before: datetime) -> int:
+        async with self._database.session() as session:
+            expired = [row["relname"] for row in await session.fetch(SQL.expired_partitions, parent, before)]
         removed = 0
-        for parent, before in (("events", raw_before), ("event_history", history_before)):
-            async with self._database.session() as session:
-                expired = [row["relname"] for row in await session.fetch(SQL.expired_partitions, parent, before)]
-            for child in expired:
-                removed += await self._drop(child)
+        for child in expired:
+            async with self._alone() as session:
+                removed += await session.fetchval(SQL.drop_event_partition, child)
         return removed
 
-    async def _drop(self, child: str) -> bool:
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[Session]:
+        """Hold the partitions alone. Raises _Busy, and undoes what the block did, where a lock is not to be had soon."""
         try:
             async with self._database.transaction() as session:
-                dropped: bool = await session.fetchval(SQL.drop_event_partition, child)
-        except Transient:
-            return False
-        return dropped
+                await session.execute(SQL.lock_partitions)
+                yield session
+        except Transient as error:
+            if not isinstance(error.__cause__, asyncpg.LockNotAvailableError):
+                raise
+            _log.info("partitions_are_busy")
+            raise _Busy(str(error)) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from stages.spine import Spine
 
 from eventsync.bus.memory import MemoryBus
 from eventsync.bus.rabbit import RabbitBus
@@ -13,6 +12,7 @@ from eventsync.bus.wire import Bus
 from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
 from eventsync.postgres.database import Database
+from stages.spine import Spine
 
 
 @pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])

@@ -12,9 +12,6 @@ import sys
 from datetime import UTC, datetime
 from uuid import UUID
 
-from servers.eventually import eventually
-from stages.spine import Spine, VendorDouble, is_about
-
 from eventsync.bus.memory import MemoryBus
 from eventsync.bus.rabbit import RabbitBus
 from eventsync.bus.wire import QueueName
@@ -23,6 +20,8 @@ from eventsync.domain.connections import ConnectionId
 from eventsync.domain.webhooks import WebhookReading
 from eventsync.postgres.database import Database
 from eventsync.stages.apply import Consumer
+from servers.eventually import eventually
+from stages.spine import Spine, VendorDouble, is_about
 
 KILLER = 50
 

@@ -54,11 +54,18 @@ class ManualClock:
         self.now += timedelta(seconds=seconds)
 
 
+class RunningClock(ManualClock):
+    """The machine's clock, for tests in which waiting is the point."""
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC)
+
+
 class Spine:
     """One process's parts over a real database and a bus. Both connections are of the vendor `intakeq`."""
 
     def __init__(self, pool: Database, keyring: Keyring, bus: Bus, connection_ids: Sequence[ConnectionId]) -> None:
-        self.clock = ManualClock()
+        self.clock: ManualClock = ManualClock()
         self.metrics = Metrics()
         self.pool = pool
         self.bus = bus

@@ -8,11 +8,11 @@ from typing import Any
 import asyncpg
 import orjson
 import pytest
-from stages.spine import Spine, a_connection, an_appointment, history_of, outcomes, queued, sample
 
 from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.records import patient_id_of
+from stages.spine import Spine, a_connection, an_appointment, history_of, outcomes, queued, sample
 
 BASE_MS = 1_744_725_029_020
 

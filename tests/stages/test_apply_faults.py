@@ -10,6 +10,14 @@ from typing import Any
 import asyncpg
 import orjson
 import pytest
+
+from eventsync.crypto import Keyring
+from eventsync.domain.changes import Upsert
+from eventsync.domain.errors import Misconfigured, Rejected
+from eventsync.domain.records import Appointment
+from eventsync.domain.webhooks import WebhookReading
+from eventsync.postgres.queue import EventQueue
+from eventsync.stages.apply import MAX_ATTEMPTS
 from stages.spine import (
     Spine,
     VendorDouble,
@@ -19,14 +27,6 @@ from stages.spine import (
     outcomes,
     queued,
 )
-
-from eventsync.crypto import Keyring
-from eventsync.domain.changes import Upsert
-from eventsync.domain.errors import Misconfigured, Rejected
-from eventsync.domain.records import Appointment
-from eventsync.domain.webhooks import WebhookReading
-from eventsync.postgres.queue import EventQueue
-from eventsync.stages.apply import MAX_ATTEMPTS
 
 BAD = 50
 PERSONAL = ("Test Client", "example.test", "2025550112", "1990-01-12", "Pat Doe")

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from servers.eventually import eventually
-from servers.proxy import TcpProxy
-from stages.spine import Spine, an_appointment, outcomes, queued, take
 from structlog.testing import capture_logs
 
 from eventsync.bus.rabbit import RabbitBus
@@ -27,6 +24,9 @@ from eventsync.domain.merging import Merged
 from eventsync.postgres.database import Database, Session
 from eventsync.postgres.records import EventChange, RecordWriter
 from eventsync.stages.apply import MAX_ATTEMPTS, Consumer
+from servers.eventually import eventually
+from servers.proxy import TcpProxy
+from stages.spine import Spine, an_appointment, outcomes, queued, take
 
 KILLER_PROCESS = Path(__file__).with_name("killer_process.py")
 

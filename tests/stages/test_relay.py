@@ -10,8 +10,6 @@ import aio_pika
 import asyncpg
 import orjson
 import pytest
-from servers.eventually import eventually
-from stages.spine import NOW, Spine, queued, take
 
 from eventsync.bus.memory import MemoryBus
 from eventsync.bus.rabbit import RabbitBus
@@ -23,6 +21,8 @@ from eventsync.domain.errors import Transient
 from eventsync.domain.events import Lane, Outcome, WorkClass
 from eventsync.postgres.database import Database
 from eventsync.postgres.queue import Finished, FlightWindow, finish
+from servers.eventually import eventually
+from stages.spine import NOW, Spine, queued, take
 
 TEST = {"EventType": "Test"}
 

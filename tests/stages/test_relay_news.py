@@ -10,8 +10,6 @@ import asyncpg
 import orjson
 import pytest
 from aio_pika.abc import AbstractQueue
-from servers.eventually import eventually
-from stages.spine import Spine, an_appointment
 
 from eventsync.bus.memory import MemoryBus
 from eventsync.bus.topology import EVENTS_EXCHANGE
@@ -21,6 +19,8 @@ from eventsync.domain.connections import ConnectionId
 from eventsync.domain.errors import Transient
 from eventsync.domain.records import RecordKind, record_id_of
 from eventsync.postgres.database import Database
+from servers.eventually import eventually
+from stages.spine import Spine, an_appointment
 
 KEYS = {"v", "type", "connection_id", "record_id", "external_id", "version", "deleted", "event_id"}
 

@@ -1,5 +1,10 @@
 -- Partitions made ahead and dropped after their retention.
 
+-- name: lock_partitions
+-- One keeper at a time. Making and dropping partitions needs a moment alone with their parent, for which everyone who
+-- comes later waits along: so not for long behind someone who reads for hours.
+SELECT set_config('lock_timeout', '2s', true), pg_advisory_xact_lock(hashtext('eventsync:partitions'));
+
 -- name: ensure_partitions
 SELECT ensure_event_partitions($1, $2);
 
@@ -18,4 +23,4 @@ ORDER BY c.relname;
 
 -- name: drop_event_partition
 -- Answers whether the partition went: one that still holds unfinished events stays, without what is finished.
-SELECT drop_event_partition($1);
+SELECT CASE WHEN to_regclass($1::text) IS NULL THEN false ELSE drop_event_partition($1) END;
