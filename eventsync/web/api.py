@@ -12,6 +12,7 @@ from uuid import UUID
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from eventsync.domain.clock import Clock
 from eventsync.domain.errors import Transient
@@ -94,7 +95,11 @@ def _is_guarded(request: web.Request) -> bool:
 
 async def _require_no_body(request: web.Request) -> None:
     """Refuse what would be ignored: a `dry_run` that is sent in a body must not be taken for a real run."""
-    if (await request.read()).strip() not in (b"", b"{}"):
+    try:
+        body = await request.read()
+    except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
+        raise ApiError(400, "body_incomplete", "the connection ended in the middle of the body") from None
+    if body.strip() not in (b"", b"{}"):
         raise ApiError(400, "unexpected_body", "this takes no body: parameters stand in the query, as ?dry_run=true")
 
 

@@ -62,6 +62,7 @@ _COMMON_ERRORS: Mapping[int, str] = {
     401: "There is no token, or it is nobody's.",
     403: "The token's role or organization does not allow this.",
     404: "An admin named an organization that is not there.",
+    413: "The body is too large; none is taken.",
     500: "A fault of eventsync's own.",
     503: "PostgreSQL is away: try again later.",
 }

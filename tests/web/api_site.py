@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from typing import Any
 from uuid import UUID
 
@@ -92,6 +93,15 @@ class Site:
         """Ask for a change."""
         return await self.call("POST", path, token, query=query)
 
+    async def read_all(self, path: str, token: str, **query: str) -> list[str]:
+        """Read a listing page by page to its end, and tell the ids in it."""
+        page = await self.get(path, token, **query)
+        ids = page.ids
+        while page.json["next_cursor"] is not None:
+            page = await self.get(path, token, cursor=page.json["next_cursor"], **query)
+            ids += page.ids
+        return ids
+
     async def call(
         self,
         method: str,
@@ -100,7 +110,7 @@ class Site:
         *,
         org: str | None = None,
         query: Mapping[str, str] | Sequence[tuple[str, str]] = (),
-        data: bytes | None = None,
+        data: bytes | BytesIO | None = None,
         headers: Sequence[tuple[str, str]] = (),
     ) -> Answer:
         """Make one request."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from api_site import NOW, Site, make_practice
 
 from eventsync.crypto import Keyring
 from eventsync.postgres.access import ApiTokens
@@ -16,6 +15,7 @@ from eventsync.postgres.database import Database
 from eventsync.settings import Settings
 from eventsync.wiring import Role
 from eventsync.wiring.process import Process, ProcessOptions, open_process
+from web.api_site import NOW, Site, make_practice
 
 
 @pytest.fixture
