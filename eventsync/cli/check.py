@@ -16,7 +16,7 @@ import click
 from eventsync.bus.rabbit import RabbitBus
 from eventsync.cli.accounts import client_of
 from eventsync.cli.output import examples, json_option, show_json, show_table
-from eventsync.cli.session import Installation, installation_of, open_database, run_async, utc_now
+from eventsync.cli.session import Installation, installation_of, open_database, run_async
 from eventsync.crypto import Keyring
 from eventsync.domain.connections import Connection
 from eventsync.domain.errors import EventsyncError, Misconfigured, Transient
@@ -29,7 +29,7 @@ from eventsync.settings import Settings, load_settings
 from eventsync.stages.bus_link import BusLink
 from eventsync.telemetry import Metrics
 from eventsync.vendorkit.budget import BudgetSpent
-from eventsync.wiring import database_in_use, keyring_of
+from eventsync.wiring import database_in_use, keyring_of, utc_now
 from eventsync.wiring.accounts import budget_of
 
 _LISTEN_TIMEOUT_S = 5.0

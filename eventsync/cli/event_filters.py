@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
-from eventsync.cli.session import Installation, utc_now
+from eventsync.cli.session import Installation
 from eventsync.domain.events import Outcome, QueueStatus
 from eventsync.domain.records import RecordKind
 from eventsync.postgres.search import EventFilter
+from eventsync.wiring import utc_now
 
 Command = Callable[..., Any]
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import uvloop
@@ -26,7 +25,7 @@ from eventsync.postgres.webhook_tokens import WebhookTokens
 from eventsync.settings import Settings, load_settings
 from eventsync.vendorkit.vendor import Vendor
 from eventsync.vendors import load_vendors
-from eventsync.wiring import database_in_use, keyring_of
+from eventsync.wiring import database_in_use, keyring_of, utc_now
 
 T = TypeVar("T")
 
@@ -123,11 +122,6 @@ async def open_database(url: str) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
-
-
-def utc_now() -> datetime:
-    """Read the machine's clock."""
-    return datetime.now(UTC)
 
 
 def installation_of(settings: Settings, url: str, database: Database, keyring: Keyring) -> Installation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -24,6 +25,11 @@ class Role(StrEnum):
     WORKER = "worker"
     SCHEDULER = "scheduler"
     API = "api"
+
+
+def utc_now() -> datetime:
+    """Read the machine's clock."""
+    return datetime.now(UTC)
 
 
 def keyring_of(settings: Settings) -> Keyring:

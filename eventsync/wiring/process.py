@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 
 import aiohttp
@@ -52,7 +52,7 @@ from eventsync.web.evidence import RefusalLog
 from eventsync.web.health import Health, Part
 from eventsync.web.ingress import Ingress
 from eventsync.web.server import WebServer
-from eventsync.wiring import Role
+from eventsync.wiring import Role, utc_now
 from eventsync.wiring.accounts import budget_of
 from eventsync.wiring.api import make_api
 from eventsync.wiring.metered import MeteredBudget
@@ -90,11 +90,6 @@ class ProcessOptions:
     companions: tuple[Worker, ...] = ()
     relays: int = 1
     consumers: int = 1
-
-
-def utc_now() -> datetime:
-    """Read the machine's clock."""
-    return datetime.now(UTC)
 
 
 def check_roles(roles: Collection[Role], settings: Settings) -> None:
