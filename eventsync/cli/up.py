@@ -89,9 +89,19 @@ async def _up(settings: Settings, sandbox_port: int | None, rate_per_s: float) -
 
 async def _greet(console: Console, process: Process, base_url: str) -> None:
     console.print(f"[bold]eventsync[/bold] listens on {base_url} (/healthz, /readyz, /metrics)")
+    console.print(f"Look around from another terminal: {_elsewhere(process.options)}eventsync events list")
     tokens = ApiTokens(process.database)
     if await tokens.tokens(None):
         console.print("Sign in with the admin token that the first start printed, or `eventsync tokens add`.")
     else:
         new = await tokens.add(TokenRole.ADMIN, None, process.clock(), "first start")
         console.print(f"Sign in with this admin token, which is shown only now: [bold]{new.token}[/bold]")
+
+
+def _elsewhere(options: ProcessOptions) -> str:
+    """Write the settings that other commands need to find this one, where they are not the usual ones."""
+    usual = Settings.model_fields
+    named = {"data_dir": options.settings.data_dir, "port": options.port}
+    return "".join(
+        f"EVENTSYNC_{name.upper()}={value} " for name, value in named.items() if value != usual[name].default
+    )
