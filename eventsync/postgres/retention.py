@@ -78,7 +78,7 @@ class Retention:
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[Session]:
-        """Hold the partitions alone. Raises _Busy, and undoes what the block did, where a lock is not to be had soon."""
+        """Hold the partitions alone. Raises _Busy, with nothing done, where a lock is not to be had soon."""
         try:
             async with self._database.transaction() as session:
                 await session.execute(SQL.lock_partitions)

@@ -89,11 +89,15 @@ WITH held AS MATERIALIZED (
     SET attempts = held.attempts + CASE WHEN $4::boolean OR NOT (held.is_suspect OR q.event_id = ANY($2::uuid[]))
                                         THEN 1 ELSE 0 END,
         attempt_started_at = $3
-    FROM held WHERE q.event_id = held.event_id
+    FROM held WHERE q.event_id = held.event_id AND q.event_id = ANY($1::uuid[])
     RETURNING q.event_id, q.received_at, q.connection_id, q.vendor, q.attempts, held.is_suspect
 )
 SELECT c.event_id, c.received_at, c.connection_id, c.vendor, c.attempts, c.is_suspect, e.headers_sealed, e.body_sealed
-FROM counted c JOIN events e ON e.received_at = c.received_at AND e.id = c.event_id
+FROM counted c CROSS JOIN LATERAL (
+    SELECT headers_sealed, body_sealed FROM events
+    WHERE received_at = c.received_at AND id = c.event_id
+    LIMIT 1  -- so that each is looked up in its own partition, whatever the planner thinks of scanning them all
+) e
 ORDER BY c.event_id;
 
 -- name: finish
@@ -102,7 +106,7 @@ WITH ended AS (
         event_id uuid, event_type text, entity_kind text, entity_id text, entity_version bigint,
         outcome text, reason text, changed_fields text[])
 ), gone AS (
-    DELETE FROM event_queue q USING ended WHERE q.event_id = ended.event_id
+    DELETE FROM event_queue q WHERE q.event_id = ANY(ARRAY(SELECT event_id FROM ended))
     RETURNING q.event_id, q.received_at, q.connection_id, q.vendor, q.source, q.caused_by, q.attempts
 )
 INSERT INTO event_history (event_id, received_at, connection_id, vendor, source, caused_by, event_type, entity_kind,
