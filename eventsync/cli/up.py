@@ -55,7 +55,7 @@ def up_command(
 
 
 async def _up(settings: Settings, sandbox_port: int | None, rate_per_s: float) -> None:
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     stop = stop_on_signals()
     async with AsyncExitStack() as stack:
         home = await stack.enter_async_context(DatabaseHome(settings))
