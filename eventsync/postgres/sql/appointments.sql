@@ -7,7 +7,8 @@ ORDER BY a.connection_id, a.external_id
 FOR UPDATE OF a;
 
 -- name: insert
--- Whoever inserts a row first wins; the loser loads it and merges, so nothing is overwritten unread.
+-- Whoever inserts a row first wins; the loser loads it and merges, so nothing is overwritten unread. Whichever of the
+-- two unique keys it meets first: naming one of them would make the other an error.
 INSERT INTO appointments (
     id, connection_id, external_id, patient_id, client_external_id, status, vendor_status, start_time, end_time,
     duration_minutes, practitioner_external_id, practitioner_name, service_external_id, service_name,
@@ -23,7 +24,7 @@ SELECT r.id, r.connection_id, r.external_id, coalesce(i.patient_id, r.patient_id
 FROM jsonb_populate_recordset(NULL::appointments, $1::jsonb) r
 LEFT JOIN patient_identities i ON i.connection_id = r.connection_id AND i.external_id = r.client_external_id
 ORDER BY r.connection_id, r.external_id
-ON CONFLICT (connection_id, external_id) DO NOTHING
+ON CONFLICT DO NOTHING
 RETURNING connection_id, external_id;
 
 -- name: update

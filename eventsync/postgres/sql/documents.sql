@@ -17,7 +17,7 @@ SELECT r.id, r.connection_id, r.kind, r.external_id, coalesce(i.patient_id, r.pa
 FROM jsonb_populate_recordset(NULL::documents, $1::jsonb) r
 LEFT JOIN patient_identities i ON i.connection_id = r.connection_id AND i.external_id = r.client_external_id
 ORDER BY r.connection_id, r.kind, r.external_id
-ON CONFLICT (connection_id, kind, external_id) DO NOTHING
+ON CONFLICT DO NOTHING
 RETURNING connection_id, kind, external_id;
 
 -- name: update

@@ -53,18 +53,18 @@ CROSS JOIN LATERAL (
 -- Only a bounded window is in flight, so age means lost; the wait doubles with each publish, up to an hour, so that a
 -- long stop of all consumers does not fill the broker with copies. What somebody has locked is not lost.
 UPDATE event_queue SET status = 'pending', available_at = $1
-WHERE event_id IN (
+WHERE event_id = ANY(ARRAY(
     SELECT event_id FROM event_queue
     WHERE status = 'published'
       AND published_at < $1::timestamptz - least(make_interval(secs => $2 * power(2, least(publishes - 1, 10))),
                                                  interval '1 hour')
     FOR UPDATE SKIP LOCKED
-);
+));
 
 -- name: republish_all
 -- The bus has lost its queues (or its process): everything in flight goes out again, oldest first.
 UPDATE event_queue SET status = 'pending'
-WHERE event_id IN (SELECT event_id FROM event_queue WHERE status = 'published' FOR UPDATE SKIP LOCKED)
+WHERE event_id = ANY(ARRAY(SELECT event_id FROM event_queue WHERE status = 'published' FOR UPDATE SKIP LOCKED))
 RETURNING pg_notify('eventsync_queue', '');
 
 -- name: return_expired_leases

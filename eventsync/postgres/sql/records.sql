@@ -25,10 +25,12 @@ SELECT n.connection_id, n.kind, coalesce(i.patient_id, n.record_id), n.external_
 FROM jsonb_populate_recordset(NULL::change_outbox, $1::jsonb) n
 LEFT JOIN patient_identities i
     ON n.kind = 'patient' AND i.connection_id = n.connection_id AND i.external_id = n.external_id
+ORDER BY n.kind DESC, n.connection_id, n.external_id  -- patients before what names them
 RETURNING pg_notify('eventsync_queue', '');
 
 -- name: take_news
-DELETE FROM change_outbox WHERE id IN (
+-- As an array, since a plan may run a subquery under IN several times, and each run would lock other rows.
+DELETE FROM change_outbox WHERE id = ANY(ARRAY(
     SELECT id FROM change_outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
-)
+))
 RETURNING id, connection_id, kind, record_id, external_id, position, deleted, event_id;
