@@ -34,8 +34,6 @@ class Patience:
 
     async def close(self) -> None:
         """Give what was left behind a last `limit_s` seconds to end."""
-        for task in self._left_behind:
-            task.cancel()
         if self._left_behind:
             await asyncio.wait(self._left_behind, timeout=self.limit_s)
 

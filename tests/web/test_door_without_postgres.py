@@ -12,14 +12,18 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from eventsync.crypto import Keyring
+from eventsync.crypto import Keyring, hash_token
 from eventsync.domain.connections import HmacCheck
 from eventsync.postgres.database import Database
+from eventsync.postgres.listener import Listener
 from eventsync.postgres.tenants import AddedConnection
+from eventsync.spool.spool import Spool
+from eventsync.stages.verify import VerifierBook
+from eventsync.telemetry import Metrics
 from eventsync.vendorkit.signing import sign
 from servers.eventually import eventually
 from servers.proxy import TcpProxy
-from web.webhook_door import BODY, Answer, Door, Limits, Practice, open_door
+from web.webhook_door import BODY, Answer, Door, Limits, Practice, open_door, utc_now
 
 IMPATIENT = Limits(insert_timeout_s=0.4, lookup_timeout_s=0.3)
 BOUND_S = 2.0
@@ -109,16 +113,14 @@ async def test_what_never_can_be_read_is_parked_by_way_of_the_spool_too(
 
 
 async def test_the_spool_is_drained_oldest_first(
-    door: Door, practice: Practice, connection: AddedConnection, proxy: TcpProxy, database: asyncpg.Connection
+    door: Door, practice: Practice, connection: AddedConnection, proxy: TcpProxy
 ) -> None:
     await refuse(proxy)
     answers = [await door.post(connection.webhook_token) for _ in range(9)]
     door.drain._group_events = 1
     await restore(proxy)
     await drained(door, practice, answers)
-    as_committed = [
-        row["id"] for row in await database.fetch("SELECT id FROM events ORDER BY xmin::text::bigint, ctid")
-    ]
+    as_committed = await practice.stored_ids()
     assert as_committed == sorted(as_committed)  # an id begins with its time
 
 
@@ -255,14 +257,18 @@ async def test_a_door_that_starts_while_postgresql_is_away_knows_its_tokens(
         await drained(door, practice, [answer])
 
 
-async def test_a_token_learnt_by_a_look_up_is_remembered_across_a_restart(
-    proxy: TcpProxy, keyring: Keyring, tmp_path: Path, practice: Practice
+async def test_a_token_learnt_by_a_look_up_is_remembered_for_a_restart(
+    pool: Database, keyring: Keyring, tmp_path: Path, practice: Practice
 ) -> None:
-    async with open_door(proxy.url, keyring, tmp_path) as door:
-        await eventually(lambda: door.book.is_current)
-        connection = await practice.connect()
-        assert (await door.post(connection.webhook_token)).status == 200
-        await eventually(lambda: remembered(door))
+    spool = Spool(tmp_path / "spool.sqlite3", keyring, clock=utc_now)
+    await spool.open()
+    book = VerifierBook(practice.tokens, spool, Listener(pool.url, Metrics()), utc_now)
+    await book.refresh()
+    connection = await practice.connect()
+    found = await book.find(hash_token(connection.webhook_token))
+    await book.refresh()
+    assert await spool.verifiers() == (found,)
+    await spool.close()
 
 
 async def test_unknown_tokens_are_kept_apart_and_judged_when_postgresql_is_back(
@@ -285,8 +291,9 @@ async def test_unknown_tokens_are_kept_apart_and_judged_when_postgresql_is_back(
         assert (door.spool.stats.count, door.spool.stats.unverified_count) == (0, 6)
         await restore(proxy)
         await drained(door, practice, good)
-        assert [event.status for event in await practice.stored()] == ["pending", "pending", "parked"]
-        assert (await practice.stored())[1].headers["x-signature"] == "[masked]"
+        stored = {event.id: event for event in await practice.stored()}
+        assert [stored[answer.event_id].status for answer in good] == ["pending", "pending", "parked"]
+        assert stored[good[1].event_id].headers["x-signature"] == "[masked]"
         assert await door.count("eventsync_requests_refused_total", vendor="intakeq", reason="unknown_token") == 1
         assert await door.count("eventsync_requests_refused_total", vendor="intakeq", reason="wrong_signature") == 2
 

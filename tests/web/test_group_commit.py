@@ -9,12 +9,12 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from servers.eventually import eventually
-from web.webhook_door import BODY, Door, Limits, Practice, open_door
 
 from eventsync.crypto import Keyring
 from eventsync.postgres.database import Database
 from eventsync.postgres.tenants import AddedConnection
+from servers.eventually import eventually
+from web.webhook_door import BODY, Door, Limits, Practice, open_door
 
 REQUESTS = 60
 

@@ -15,13 +15,13 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from web.webhook_door import BODY, Answer, Door, Limits, Practice, open_door, utc_now
 
 from eventsync.crypto import Keyring
 from eventsync.domain.connections import HmacCheck, SignatureEncoding
 from eventsync.postgres.access import RefusalCounts
 from eventsync.postgres.database import Database
 from eventsync.postgres.tenants import AddedConnection
+from web.webhook_door import BODY, Answer, Door, Limits, Practice, open_door, utc_now
 
 MIB = 1024 * 1024
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from servers.eventually import eventually
 from structlog.testing import capture_logs
-from web.webhook_door import BODY, Door, Limits, Practice, open_door
 
 from eventsync.crypto import Keyring
 from eventsync.postgres.database import Database
 from eventsync.postgres.tenants import AddedConnection
+from servers.eventually import eventually
+from web.webhook_door import BODY, Door, Limits, Practice, open_door
 
 
 @pytest.fixture

@@ -210,15 +210,18 @@ class Practice:
         await self._connections.disable(connection.id, None, utc_now())
 
     async def stored(self) -> list[StoredEvent]:
-        """Read every event with its place in the queue, oldest first."""
+        """Read every event with its place in the queue, in the order of their commits."""
         rows = await self._database.fetch(
             "SELECT e.id, e.connection_id, e.headers_sealed, e.body_sealed, q.status, q.reason"
-            " FROM events e LEFT JOIN event_queue q ON q.event_id = e.id ORDER BY e.id"
+            " FROM events e LEFT JOIN event_queue q ON q.event_id = e.id"
+            " ORDER BY e.xmin::text::bigint, e.ctid"
         )
         return [self._opened(row) for row in rows]
 
     async def stored_ids(self) -> list[UUID]:
-        return [row["id"] for row in await self._database.fetch("SELECT id FROM events ORDER BY id")]
+        """List every event, in the order of their commits: ids of one millisecond have none."""
+        rows = await self._database.fetch("SELECT id FROM events ORDER BY xmin::text::bigint, ctid")
+        return [row["id"] for row in rows]
 
     def _opened(self, row: Any) -> StoredEvent:
         context = f"event:{row['id']}"
