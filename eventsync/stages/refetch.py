@@ -43,7 +43,6 @@ _DEFER = timedelta(seconds=2)
 _FIRST_RETRY_S = 15.0
 _LONGEST_RETRY_S = 3600.0
 _CREDENTIALS_RETRY_S = 300.0
-_TRANSACTION_TRIES = 3
 
 OpenClient = Callable[[Connection], VendorClient]
 
@@ -76,7 +75,7 @@ class Refetcher:
         return lease
 
     async def refetch(self, lease: RefetchLease) -> None:
-        """Read the record and bring the event to its end, or to its next try. Raises Transient for PostgreSQL only."""
+        """Read the record and bring the event to its end, or to its next try; both wait while PostgreSQL is away."""
         if lease.attempts > MAX_ATTEMPTS:  # earlier ones ended without a word: their workers died
             await self._park(lease, "kills_the_worker", "its worker died at every attempt")
             return
@@ -104,19 +103,13 @@ class Refetcher:
         return await client.refetch(_entity(lease), sequence=lease.sequence, read_began_ms=milliseconds(read_began_at))
 
     async def _commit(self, lease: RefetchLease, read_began_at: datetime, changes: Sequence[RecordChange]) -> None:
-        """Write what was read; a deadlock or a lost connection is worth trying again at once, as calls are scarce."""
-        for tries_left in reversed(range(_TRANSACTION_TRIES)):
-            try:
-                ended = await self._commit_once(lease, read_began_at, changes)
-            except Transient:
-                if not tries_left:
-                    raise
-            except Rejected as error:
-                await self._park(lease, error.reason, str(error))
-                return
-            else:
-                self._metrics.finished.labels(vendor=lease.vendor, outcome="refetched").inc(len(ended))
-                return
+        """Write what was read, however long PostgreSQL is away: calls are scarce, and the sequence guards the order."""
+        try:
+            ended = await hold_while_away(partial(self._commit_once, lease, read_began_at, changes))
+        except Rejected as error:
+            await self._park(lease, error.reason, str(error))
+        else:
+            self._metrics.finished.labels(vendor=lease.vendor, outcome="refetched").inc(len(ended))
 
     async def _commit_once(
         self, lease: RefetchLease, read_began_at: datetime, changes: Sequence[RecordChange]
@@ -153,12 +146,13 @@ class Refetcher:
 
     async def _retry(self, lease: RefetchLease, pause_s: float, error: str, *, counts: bool) -> None:
         available_at = self._clock() + timedelta(seconds=pause_s)
-        await self._queue.retry_later([lease.event_id], available_at, error, counts=counts)
-        await self._queue.end_read(lease)
+        put_off = partial(self._queue.retry_later, [lease.event_id], available_at, error, counts=counts)
+        await hold_while_away(put_off)
+        await hold_while_away(partial(self._queue.end_read, lease))
 
     async def _park(self, lease: RefetchLease, reason: str, error: str) -> None:
-        await self._queue.park([Parked(lease.event_id, reason, error)])
-        await self._queue.end_read(lease)
+        await hold_while_away(partial(self._queue.park, [Parked(lease.event_id, reason, error)]))
+        await hold_while_away(partial(self._queue.end_read, lease))
         self._metrics.parked.labels(reason=reason).inc()
         _log.warning("event_parked", event_id=str(lease.event_id), reason=reason)
 
@@ -174,7 +168,7 @@ class RefetchWorker:
         self._at_once = at_once
 
     async def run(self) -> None:
-        """Work for ever. Raises Transient when PostgreSQL or the bus goes away: run it again."""
+        """Work for ever. Raises Transient when the bus goes away: run it again."""
         await self._link.restore()
         subscription = await self._link.bus.subscribe(QueueName.REFETCH, self._at_once)
         places = asyncio.Semaphore(self._at_once)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from eventsync.bus.memory import MemoryBus
 from eventsync.bus.rabbit import RabbitBus
+from eventsync.bus.wire import Bus
+from eventsync.crypto import Keyring
+from eventsync.domain.connections import ConnectionId
+from eventsync.postgres.database import Database
 from eventsync.stages.refetch import RefetchWorker
 from servers.eventually import eventually
+from servers.proxy import TcpProxy
 from stages.note_reader import NoteReader, a_note_was_locked, at, refetcher_of
 from stages.spine import NOW, RunningClock, Spine, outcomes, queued
 
@@ -116,6 +123,36 @@ async def test_a_stop_in_the_middle_of_a_read_finishes_it(spine: Spine, database
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await outcomes(database) == {"applied": 1}
+
+
+async def test_what_was_read_is_written_once_postgres_is_back_without_another_call(
+    tcp_proxy: Callable[[str], Awaitable[TcpProxy]],
+    database_url: str,
+    database: asyncpg.Connection,
+    keyring: Keyring,
+    bus: Bus,
+    connection_ids: list[ConnectionId],
+) -> None:
+    proxy = await tcp_proxy(database_url)
+    pool = Database(proxy.url)
+    await pool.open()
+    spine = Spine(pool, keyring, bus, connection_ids)
+
+    async def pull_the_plug() -> None:
+        await proxy.refuse()
+        proxy.cut()
+
+    client = NoteReader(pull_the_plug)
+    await a_note_was_locked(spine)
+    await spine.publish_all()
+    with capture_logs() as logs:
+        async with spine.running(RefetchWorker(refetcher_of(spine, client), spine.link)):
+            await eventually(lambda: [entry for entry in logs if entry["event"] == "holding_deliveries"])
+            await proxy.accept()
+            await eventually(lambda: ended(database, 1))
+    assert client.reads == 1
+    assert await outcomes(database) == {"applied": 1}
+    await pool.close()
 
 
 async def _has_failed(database: asyncpg.Connection) -> bool:
