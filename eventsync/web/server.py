@@ -39,7 +39,7 @@ class WebServer:
         self._runner: web.AppRunner | None = None
         self._socket: asyncio.Server | None = None
         self.address = ""
-        app.middlewares.append(self._as_our_errors)
+        app.middlewares.insert(0, self._as_our_errors)  # around all others, which know better what went wrong
 
     async def open(self) -> None:
         """Take the port and begin to serve. Raises Misconfigured when the port is taken."""

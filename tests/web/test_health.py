@@ -261,3 +261,25 @@ async def test_the_door_is_unready_only_when_neither_postgresql_nor_its_spool_ca
         await proxy.accept()
         await eventually(lambda: is_ready(http, server))
         await server.close()
+
+
+async def test_an_applications_own_way_with_errors_goes_before_the_servers(http: aiohttp.ClientSession) -> None:
+    @web.middleware
+    async def as_teapot(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.Response]]
+    ) -> web.Response:
+        try:
+            return await handler(request)
+        except LookupError:
+            return web.Response(status=418)
+
+    async def fail(_request: web.Request) -> web.Response:
+        raise LookupError
+
+    app = web.Application(middlewares=[as_teapot])
+    app.router.add_get("/", fail)
+    server = WebServer("web", app, "127.0.0.1", 0)
+    await server.open()
+    async with http.get(server.address) as answer:
+        assert answer.status == 418
+    await server.close()
