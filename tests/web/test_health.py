@@ -266,8 +266,8 @@ async def test_the_door_is_unready_only_when_neither_postgresql_nor_its_spool_ca
 async def test_an_applications_own_way_with_errors_goes_before_the_servers(http: aiohttp.ClientSession) -> None:
     @web.middleware
     async def as_teapot(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.Response]]
-    ) -> web.Response:
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
         try:
             return await handler(request)
         except LookupError:
