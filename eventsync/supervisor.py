@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from eventsync.domain.errors import EventsyncError, Misconfigured
-from eventsync.telemetry import Metrics
+from eventsync.telemetry import Metrics, origin_of
 
 _log = structlog.get_logger(__name__)
 _FIRST_PAUSE_S = 0.1
@@ -111,14 +111,6 @@ async def _run_once(worker: Worker) -> str:
         log("worker_failed", worker=worker.name, error=str(error))
         return str(error)
     except Exception as error:  # noqa: BLE001  # a fault of ours must not stop the other workers
-        _log.error("worker_failed", worker=worker.name, exception=type(error).__name__, where=_origin(error))
+        _log.error("worker_failed", worker=worker.name, exception=type(error).__name__, where=origin_of(error))
         return f"internal error ({type(error).__name__})"
     return "it ended by itself"
-
-
-def _origin(error: BaseException) -> str:
-    """Name the place in the code that failed: the exception's own text could quote a patient's data."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return "unknown" if frame is None else f"{frame.tb_frame.f_globals.get('__name__')}:{frame.tb_lineno}"

@@ -124,6 +124,14 @@ def configure_logging(log_format: str) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def origin_of(error: BaseException) -> str:
+    """Name the place in the code that failed, as `module:line`: an error's own text could quote a patient's data."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return "unknown" if frame is None else f"{frame.tb_frame.f_globals.get('__name__')}:{frame.tb_lineno}"
+
+
 def _without_traces(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """Keep the kind of an exception and drop its text and trace, which can quote a patient's data."""
     info = event.pop("exc_info", None)

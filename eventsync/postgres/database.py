@@ -29,6 +29,7 @@ _AWAY = (
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
 _REFUSED_CREDENTIALS = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+_UNKNOWN_SCHEMA = (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError)
 _REFUSED_DATA = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 
 
@@ -79,8 +80,13 @@ class Database:
         if self._pool is None:
             raise Transient("the database pool is not open")
         with translated_errors():
-            async with self._pool.acquire(timeout=acquire_timeout_s) as session:
-                yield session
+            try:
+                async with self._pool.acquire(timeout=acquire_timeout_s) as session:
+                    yield session
+            except (OSError, asyncpg.PostgresConnectionError):  # TimeoutError is an OSError
+                # What hung or broke once would let every other pooled connection's user wait as long.
+                await self._pool.expire_connections()
+                raise
 
     @asynccontextmanager
     async def transaction(self, *, acquire_timeout_s: float = 5.0) -> AsyncIterator[Session]:
@@ -96,6 +102,10 @@ def translated_errors() -> Iterator[None]:
         yield
     except _REFUSED_CREDENTIALS as error:
         raise Misconfigured(f"PostgreSQL refuses us ({type(error).__name__}): check EVENTSYNC_DATABASE_URL") from error
+    except _UNKNOWN_SCHEMA as error:
+        raise Misconfigured(
+            f"PostgreSQL does not know what this release asks for ({type(error).__name__}): run `eventsync migrate`"
+        ) from error
     except _REFUSED_DATA as error:
         raise Rejected("database_refused", f"PostgreSQL refused a value ({type(error).__name__})") from None
     except _AWAY as error:

@@ -40,6 +40,7 @@ _GIB = 1024**3
 _GROUP_PUTS = 256
 _GROUP_BYTES = 8 * 1024 * 1024
 _UNVERIFIED_SHARE = 8  # strangers get an eighth of the room, so that they cannot shut out our own vendors
+_NEARLY_FULL = 0.9
 _DISK_RESERVE_BYTES = 16 * 1024 * 1024  # on a disk that is really full not even a drained entry can be deleted
 
 _log = structlog.get_logger(__name__)
@@ -98,6 +99,17 @@ class Spool:
     def stats(self) -> SpoolStats:
         """What the spool holds, from memory."""
         return self._stats
+
+    @property
+    def shortage(self) -> str:
+        """Why the spool would soon refuse an event, or already does; empty while it has room."""
+        if self._stats.fullness > _NEARLY_FULL:
+            return f"the spool is {self._stats.fullness:.0%} full: bring PostgreSQL back, or give the spool more room"
+        try:
+            self._check_disk(0)
+        except (SpoolFull, SpoolUnavailable) as error:
+            return str(error)
+        return ""
 
     async def open(self) -> None:
         """Lock and open the file, moving a damaged one aside.

@@ -1,4 +1,4 @@
-"""Holds on to what the bus has delivered while PostgreSQL is away.
+"""Holds on to what the bus has delivered while PostgreSQL is away or refuses us.
 
 Giving it back at each failure would count up the broker's delivery limit, until a short outage had made dead letters of
 hundreds of good messages.
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from eventsync.domain.errors import Transient
+from eventsync.domain.errors import Misconfigured, Transient
 
 T = TypeVar("T")
 
@@ -22,12 +22,12 @@ _LONGEST_PAUSE_S = 2.0
 
 
 async def hold_while_away(work: Callable[[], Awaitable[T]]) -> T:
-    """Do `work` again, with growing pauses, as long as it raises Transient; any other error ends the holding."""
+    """Do `work` again, with growing pauses, as long as PostgreSQL is away or refuses us; other errors are raised."""
     pause_s = _FIRST_PAUSE_S
     while True:
         try:
             return await work()
-        except Transient as error:
+        except (Transient, Misconfigured) as error:
             _log.warning("holding_deliveries", error=str(error), pause_s=pause_s)
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

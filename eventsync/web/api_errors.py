@@ -9,6 +9,7 @@ from aiohttp import web
 
 from eventsync.domain.clock import Clock
 from eventsync.domain.errors import Misconfigured, Rejected, Transient
+from eventsync.telemetry import origin_of
 from eventsync.web.answers import error_answer
 
 _RETRY_S = 5.0
@@ -53,12 +54,5 @@ def _told(error: Exception) -> ApiError:
             _log.error("request_failed", error=str(error))
             return ApiError(500, "misconfigured", "eventsync is misconfigured: its log and `eventsync check` say how")
         case _:
-            _log.error("request_failed", exception=type(error).__name__, where=_origin(error))
+            _log.error("request_failed", exception=type(error).__name__, where=origin_of(error))
             return ApiError(500, "internal_error", "an error of eventsync's own: see its log")
-
-
-def _origin(error: BaseException) -> str:
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return "unknown" if frame is None else f"{frame.tb_frame.f_globals.get('__name__')}:{frame.tb_lineno}"

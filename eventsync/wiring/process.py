@@ -59,6 +59,7 @@ from eventsync.wiring.metered import MeteredBudget
 from eventsync.wiring.readiness import (
     bus_part,
     database_part,
+    door_part,
     flow_part,
     listener_part,
     partitions_part,
@@ -140,7 +141,7 @@ class Process:
         """The port for webhooks and the API, where a role serves them."""
         if not self.options.roles & {Role.INGRESS, Role.API}:
             return None
-        return WebServer("web", self._main_app(), self.options.host, self.options.port)
+        return WebServer("web", self._main_app(), self.options.host, self.options.port, clock=self.clock)
 
     @cached_property
     def health_server(self) -> WebServer | None:
@@ -149,7 +150,7 @@ class Process:
             return None
         app = web.Application()
         self._health().add_routes(app)
-        return WebServer("health", app, self.options.host, self.options.health_port)
+        return WebServer("health", app, self.options.host, self.options.health_port, clock=self.clock)
 
     def open_client(self, connection: Connection) -> VendorClient:
         """Open a connection's account at its vendor, within the budget of its API key."""
@@ -306,7 +307,7 @@ class Process:
             workers_part(self.supervisor, blocks=not has_door),
         ]
         if has_door:
-            parts.append(spool_part(self.spool))
+            parts += [door_part(self.database, self.spool), spool_part(self.spool)]
         if roles & _BUS_ROLES:
             parts.append(bus_part(self.bus, blocks=not has_door))
         return parts

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from eventsync.bus.wire import Bus
 from eventsync.domain.clock import Clock
+from eventsync.domain.errors import EventsyncError
 from eventsync.domain.events import Lane, WorkClass
 from eventsync.postgres.budget import PostgresBudget
 from eventsync.postgres.database import Database
@@ -21,7 +22,6 @@ from eventsync.web.health import Part
 
 _LEAST_AHEAD = timedelta(days=3)
 _STUCK_AFTER = timedelta(minutes=5)
-_NEARLY_FULL = 0.9
 
 
 def database_part(database: Database, *, blocks: bool) -> Part:
@@ -69,12 +69,24 @@ def spool_part(spool: Spool) -> Part:
     """The spool has room, so that webhooks are safe whatever becomes of PostgreSQL."""
 
     async def check() -> str:
-        stats = spool.stats
-        if stats.fullness > _NEARLY_FULL:
-            return f"the spool is {stats.fullness:.0%} full: bring PostgreSQL back, or give the spool more room"
+        return spool.shortage
+
+    return Part("spool", check, blocks=False)
+
+
+def door_part(database: Database, spool: Spool) -> Part:
+    """One of the two can store a webhook: only without both must the door be taken out of service."""
+
+    async def check() -> str:
+        if not spool.shortage:
+            return ""
+        try:
+            await database.ping()
+        except EventsyncError:
+            return "neither PostgreSQL nor the spool can take a webhook"
         return ""
 
-    return Part("spool", check)
+    return Part("door", check)
 
 
 def flow_part(queue: EventQueue, clock: Clock) -> Part:

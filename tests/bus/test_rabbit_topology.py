@@ -55,6 +55,17 @@ async def received_once(bus: RabbitBus, queue: QueueName) -> bytes:
     return delivery.body
 
 
+async def received_in_the_end(bus: RabbitBus, queue: QueueName) -> bytes:
+    """Receive as a stage does: a link that was lost is restored, and what was published is still there."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                assert await bus.start() is False
+                return await received_once(bus, queue)
+            except Transient:
+                continue
+
+
 async def test_wrong_credentials_are_named_without_showing_them(amqp_url: str) -> None:
     bus = RabbitBus(with_netloc(amqp_url, lambda place: "tests:not-the-secret@" + place.rpartition("@")[2]))
     with pytest.raises(Misconfigured, match="refused the credentials") as caught:
@@ -261,8 +272,9 @@ async def test_queues_that_answer_nothing_are_replaced_by_start(
         await bus.subscribe(QueueName.REFETCH, prefetch=1)
     assert await bus.start() is True
     await bus.publish([*WORK, Message(RoutingKey.REFETCH, b"look again")])
-    assert await received_once(bus, QueueName.APPLY_FRESH) == b"work"
-    assert await received_once(bus, QueueName.REFETCH) == b"look again"
+    # The broker may still close the link over the consumer that the dead queue never answered.
+    assert await received_in_the_end(bus, QueueName.APPLY_FRESH) == b"work"
+    assert await received_in_the_end(bus, QueueName.REFETCH) == b"look again"
 
 
 async def test_a_suspicion_that_proves_wrong_costs_no_message(

@@ -12,6 +12,7 @@ from web.api_site import NOW, Site
 
 ID = "0199f3c2-7a10-7c4e-8b1d-2f4a6c8e0d12"
 EVENTS, APPOINTMENTS, PATIENTS = "/api/v1/events", "/api/v1/appointments", "/api/v1/patients"
+BUDGET = "/api/v1/budget"
 
 WRONG = [
     (EVENTS, {"limit": "0"}, "limit"),
@@ -115,17 +116,25 @@ async def test_while_postgres_is_away_the_api_asks_to_come_again(site: Site, api
 
 
 async def test_a_fault_of_ours_shows_neither_trace_nor_text(site: Site) -> None:
-    await site.client(site.practice, "12", "Secretname")
     async with site.pool.session() as session:
-        await session.execute("ALTER TABLE access_log RENAME COLUMN subject TO topic")
+        await session.execute("""UPDATE connections SET settings = '["Secretname"]'""")
     with capture_logs() as logs:
-        answer = await site.get(PATIENTS, site.admin)
+        answer = await site.get(BUDGET, site.admin)
     assert (answer.status, answer.code) == (500, "internal_error")
     assert any(line["event"] == "request_failed" and line["where"] for line in logs)
     for text in (str(answer.json), str(logs)):
         assert "Secretname" not in text
-        assert "subject" not in text
         assert "Traceback" not in text
+
+
+async def test_a_schema_that_does_not_fit_is_told_as_what_to_do(site: Site) -> None:
+    await site.client(site.practice, "12", "Secretname")
+    async with site.pool.session() as session:
+        await session.execute("ALTER TABLE access_log RENAME COLUMN subject TO topic")
+    answer = await site.get(PATIENTS, site.admin)
+    assert (answer.status, answer.code) == (500, "misconfigured")
+    assert "eventsync" in answer.json["error"]
+    assert "Secretname" not in str(answer.json)
 
 
 async def test_a_lost_key_is_told_as_what_to_do_and_not_what_it_was(site: Site) -> None:

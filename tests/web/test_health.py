@@ -24,7 +24,7 @@ from eventsync.web.health import Health, Part
 from eventsync.web.server import WebServer
 from eventsync.wiring import Role
 from eventsync.wiring.process import Process, ProcessOptions, open_process
-from eventsync.wiring.readiness import database_part, spool_part, workers_part
+from eventsync.wiring.readiness import database_part, door_part, spool_part, workers_part
 from servers.eventually import eventually
 from servers.proxy import TcpProxy
 from web.webhook_door import Limits, Practice, open_door
@@ -249,7 +249,12 @@ async def test_the_door_is_unready_only_when_neither_postgresql_nor_its_spool_ca
     small = Limits(insert_timeout_s=0.4, spool_bytes=512 * 1024)
     async with open_door(proxy.url, keyring, tmp_path, small) as door:
         await eventually(lambda: door.book.is_current)
-        server = await probing([database_part(door.database, blocks=False), spool_part(door.spool)], timeout_s=2.0)
+        parts = [
+            database_part(door.database, blocks=False),
+            spool_part(door.spool),
+            door_part(door.database, door.spool),
+        ]
+        server = await probing(parts, timeout_s=2.0)
         await proxy.refuse()
         proxy.cut()
         assert (await asked(http, server.address))[0] == 200
@@ -257,7 +262,7 @@ async def test_the_door_is_unready_only_when_neither_postgresql_nor_its_spool_ca
         while (await door.post(connection.webhook_token, body)).status == 200:
             pass
         status, reasons = await asked(http, server.address)
-        assert (status, set(reasons)) == (503, {"postgres", "spool"})
+        assert (status, set(reasons)) == (503, {"postgres", "spool", "door"})
         await proxy.accept()
         await eventually(lambda: is_ready(http, server))
         await server.close()

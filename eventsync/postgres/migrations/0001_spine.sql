@@ -155,8 +155,10 @@ BEGIN
         FOREACH parent IN ARRAY ARRAY['events', 'event_history'] LOOP
             child := parent || '_' || to_char(week AT TIME ZONE 'UTC', 'IYYY"w"IW');
             IF to_regclass(child) IS NULL THEN
-                EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)',
-                               child, parent, week, week + interval '7 days');
+                -- Attached, not created in place: that would lock the door out while a long reader holds the parent.
+                EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', child, parent);
+                EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                               parent, child, week, week + interval '7 days');
                 made := made + 1;
             END IF;
         END LOOP;
