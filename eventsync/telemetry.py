@@ -102,14 +102,15 @@ def configure_logging(log_format: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Any = structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer()
+    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    renderer: Any = structlog.processors.JSONRenderer() if log_format == "json" else console
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStandardError()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -122,6 +123,16 @@ def configure_logging(log_format: str) -> None:
     # Their own lines would name addresses, queries or bodies.
     for name in ("aiohttp.access", "aiormq", "aio_pika", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class _ToStandardError(logging.Handler):
+    """Writes to whatever standard error is at the moment: a live view puts itself in its place while it draws."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201  # this is where lines come out
+        except Exception:  # noqa: BLE001  # as every handler does: a line that cannot be written stops nobody
+            self.handleError(record)
 
 
 def origin_of(error: BaseException) -> str:
