@@ -37,7 +37,15 @@ class _TargetType(click.ParamType[tuple[str, str]]):
         return kind, url
 
 
-@click.command("sandbox")
+_EXAMPLES = """\b
+Examples:
+  eventsync sandbox --rate 0                # quiet: its control API at /_sandbox/ makes things happen
+  eventsync sandbox --faults drop=0.03,duplicate=0.2 --webhook-url appointment=http://127.0.0.1:8080/…
+  eventsync connections add intakeq --org 1 --base-url http://127.0.0.1:8090/api/v1 --api-key sandbox-api-key
+"""
+
+
+@click.command("sandbox", epilog=_EXAMPLES)
 @click.option("--vendor", type=click.Choice(VENDORS), default="intakeq", show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="0: a free one.")

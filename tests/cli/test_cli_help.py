@@ -21,7 +21,6 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 
 EVERY_COMMAND = sorted(commands(eventsync_command))
-WITHOUT_EXAMPLE = {("sandbox",)}  # a program of its own
 
 
 @pytest.mark.parametrize("words", EVERY_COMMAND, ids=" ".join)
@@ -29,9 +28,8 @@ async def test_every_commands_help_explains_it_with_an_example(bare_cli: Cli, wo
     shown = await bare_cli(*words, "--help")
     assert shown.exit_code == 0
     assert "Usage: eventsync " + " ".join(words) in shown.stdout.replace("Usage: eventsync-command", "Usage: eventsync")
-    if words not in WITHOUT_EXAMPLE:
-        assert "Examples:" in shown.stdout
-        assert "eventsync " + " ".join(words) in shown.stdout.partition("Examples:")[2]
+    assert "Examples:" in shown.stdout
+    assert "eventsync " + " ".join(words) in shown.stdout.partition("Examples:")[2]
 
 
 async def test_the_first_help_names_every_command_and_how_to_begin(bare_cli: Cli) -> None:
