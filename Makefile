@@ -10,12 +10,13 @@ IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
 	if $$each -c '$(IS_NEW_ENOUGH)' >/dev/null 2>&1; then echo $$each; break; fi; done)
 
-.PHONY: help run install test check prove bench pictures
+.PHONY: help run install test check prove simulate bench pictures
 
 help:
 	@echo "make run      everything in one process, with a pretend practice that sends webhooks (Ctrl-C ends it)"
 	@echo "make test     all tests, in sizes that take under ten minutes"
 	@echo "make prove    all tests, in full sizes"
+	@echo "make simulate SEED=7  one seed of the simulation, or several (SEED=1-5000)"
 	@echo "make check    lint, types, import contract"
 	@echo "make bench    the benchmarks"
 	@echo "make pictures the README's pictures, drawn from the product at work"
@@ -37,6 +38,10 @@ test: $(VENV)/.installed-dev
 prove: $(VENV)/.installed-dev
 	tests/install-services
 	EVENTSYNC_PROVE=1 $(BIN)/python -m pytest $(ARGS)
+
+simulate: $(VENV)/.installed-dev
+	@test -n "$(SEED)" || { echo "Name a seed, or a range: make simulate SEED=1-5000"; exit 1; }
+	EVENTSYNC_SIMULATE="$(SEED)" $(BIN)/python -m pytest tests/simulation -k nothing_is_lost -rN --show-capture=no $(ARGS)
 
 bench: $(VENV)/.installed-dev
 	@test -d tests/bench || { echo "there are no benchmarks in tests/bench yet"; exit 1; }

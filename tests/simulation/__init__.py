@@ -1,0 +1,1 @@
+"""Deterministic simulation: one seed drives a practice, its mail, crashes and reads, through the real SQL."""

@@ -1,0 +1,232 @@
+"""One seed's run: a history of small steps drawn by chance, then quiet, then the full re-read that repairs all."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from eventsync.crypto import Keyring
+from eventsync.domain.errors import Transient
+from simulation.fate import FatedDatabase, Killed
+from simulation.full_read import ALL_DAYS, FullRead, Window
+from simulation.mail import Letter, Mail
+from simulation.practice import PretendHttp, PretendPractice
+from simulation.world import CONNECTION_ID, SimulatedClock, World
+
+_MINUTE_MS = 60_000
+_DAY_MS = 86_400_000
+_LARGEST_SKEW_MS = 2 * _MINUTE_MS
+_LONGEST_SPAN_DAYS = 40
+_SPANS_MS = (200, 3_000, 3_000, 40_000, 40_000, 10 * _MINUTE_MS, 180 * _MINUTE_MS, 2 * _DAY_MS)
+_MOST_ROUNDS_OF_QUIET = 300
+
+Step = Callable[[], Awaitable[str]]
+
+
+class Run:
+    """Everything that one seed does; `journal` tells it, line by line."""
+
+    def __init__(self, seed: int, database: FatedDatabase, keyring: Keyring) -> None:
+        self._rng = random.Random(f"simulation {seed}")
+        self.clock = SimulatedClock()
+        self._ends_ms = self.clock.now_ms + _LONGEST_SPAN_DAYS * _DAY_MS
+        self.world = World(database, keyring, self._rng, self.clock)
+        skew_ms = self._rng.choice((0, self._rng.randint(-_LARGEST_SKEW_MS, _LARGEST_SKEW_MS)))
+        self.practice = PretendPractice(seed, self._rng, lambda: self.clock.now_ms, skew_ms)
+        self.journal: list[str] = []
+        self._mail = Mail(self._rng)
+        self._danger = self._rng.choice((0.0, 0.1, 0.35))
+        self._api_failures = self._rng.choice((0.0, 0.15))
+        self._depth = 0
+        self._is_quiet = False
+        self._steps: dict[str, tuple[float, Step]] = {
+            "time": (4, self._time),
+            "act": (8, self._act),
+            "mail": (5, self._post),
+            "relay": (5, self._relay),
+            "consume": (5, self._consume),
+            "work": (3, self._work),
+            "stall": (0.7, self._stall),
+            "cut": (0.4, self._cut),
+            "bus": (0.3, self._lose_the_bus),
+            "single": (1, self._single),
+            "read": (0.8, self._read),
+        }
+
+    async def history(self) -> None:
+        """Take a number of steps, each by chance."""
+        await self.world.use(PretendHttp(self.practice, self._before_answer, self._meanwhile))
+        for _ in range(self._rng.randint(15, 60)):
+            await self._step(list(self._steps))
+
+    async def quiet(self) -> None:
+        """Let all mail arrive and everybody finish, with nothing going wrong any more."""
+        self._is_quiet = True
+        for _ in range(_MOST_ROUNDS_OF_QUIET):
+            await self._round()
+            due_ms = await self._next_due_ms()
+            if due_ms is None:
+                return
+            self.clock.advance_ms(max(due_ms - self.clock.now_ms, 0) + 11_000)  # past the relay's rescue as well
+        raise AssertionError("something is never finished")
+
+    async def full_read(self) -> None:
+        """Read everything the practice has: documents and appointments one by one, then all lists."""
+        self.clock.advance_ms(6 * _MINUTE_MS + _LARGEST_SKEW_MS)  # further than the margin of an absence
+        for kind, member, event in (("note", "NoteId", "Note Locked"), ("intake", "IntakeId", "Intake Submitted")):
+            for known, external_id in sorted(self.practice.past):
+                if known == kind:
+                    body = f'{{"{member}": "{external_id}", "Type": "{event}"}}'.encode()
+                    assert await self.world.accept(Letter(body))
+        await self.quiet()
+        for fact in self.practice.truth("appointment"):
+            await self._reading().single(fact.data["Id"])
+        await self._reading().run()
+
+    def _reading(self) -> FullRead:
+        world = self.world
+        return FullRead(world.client, world.database, world.writer, CONNECTION_ID, self.clock)
+
+    async def _step(self, names: list[str]) -> None:
+        (name,) = self._rng.choices(names, [self._steps[name][0] for name in names])
+        at = self.clock.now.isoformat()
+        told = await self._steps[name][1]()
+        self.journal.append(f"{'  ' * self._depth}{at} {name}: {told}")
+
+    async def _round(self) -> None:
+        for letter in self._mail.arrived(self.clock.now_ms):
+            assert await self.world.accept(letter)
+        for number in (0, 1):
+            await self.world.lose_acknowledgements(number)
+        await self.world.relay()
+        busy = 1
+        while busy:
+            busy = await self.world.consume(0, 50) + await self.world.work() + await self.world.bury()
+
+    async def _next_due_ms(self) -> int | None:
+        """Tell when there is something to do next (Unix ms), None when all has come to its end."""
+        async with self.world.database.session() as session:
+            waiting = await session.fetchval("SELECT count(*) FROM event_queue WHERE status <> 'parked'")
+            due = await session.fetchval(
+                "SELECT min(coalesce(leased_until, available_at)) FROM event_queue"
+                " WHERE status IN ('pending', 'running')"
+            )
+        times = [self._mail.next_ms] if self._mail.next_ms is not None else []
+        if due is not None:
+            times.append(int(due.timestamp() * 1000))
+        if waiting and due is None:
+            times.append(self.clock.now_ms + 60 * _MINUTE_MS)  # published and lost: until the relay notices
+        return min(times, default=None)
+
+    def _endanger(self, *, may_go_away: bool = True) -> None:
+        """Choose, by chance, at which step of the next work its process dies or PostgreSQL goes away."""
+        if self._is_quiet or self._rng.random() >= self._danger:
+            return
+        blow = Transient if may_go_away and self._rng.random() < 0.4 else Killed
+        self.world.fate.choose(self._rng.randrange(24), blow)
+
+    async def _time(self) -> str:
+        span_ms = self._rng.randint(1, self._rng.choice(_SPANS_MS))
+        if self.clock.now_ms + span_ms < self._ends_ms:
+            self.clock.advance_ms(span_ms)
+        return f"{span_ms} ms"
+
+    async def _act(self) -> str:
+        names = []
+        for _ in range(self._rng.randint(1, 3)):
+            name, webhooks = self.practice.act()
+            names.append(name)
+            for webhook in webhooks:
+                self._mail.send(webhook, self.clock.now_ms)
+            self.clock.advance_ms(self._rng.choice((0, 0, 40, 1_500)))
+        return ", ".join(names)
+
+    async def _post(self) -> str:
+        letters = self._mail.arrived(self.clock.now_ms)
+        accepted = 0
+        for letter in letters:
+            self._endanger()
+            accepted += await self.world.accept(letter)
+        self.world.fate.choose_nothing()
+        return f"{accepted} of {len(letters)}"
+
+    async def _relay(self) -> str:
+        self._endanger()
+        return await self._safely(self.world.relay())
+
+    async def _consume(self) -> str:
+        self._endanger()
+        return await self._safely(self.world.consume(self._rng.randrange(2), self._rng.choice((1, 3, 20))))
+
+    async def _work(self) -> str:
+        self._endanger(may_go_away=False)  # the worker waits for PostgreSQL in real time
+        return await self._safely(self.world.work())
+
+    async def _stall(self) -> str:
+        return str(await self.world.stall(self._rng.randrange(2), self._rng.choice((1, 5))))
+
+    async def _cut(self) -> str:
+        number = self._rng.randrange(2)
+        await self.world.lose_acknowledgements(number)
+        return f"consumer {number}"
+
+    async def _lose_the_bus(self) -> str:
+        self._endanger()
+        await self._safely(self.world.lose_the_bus())
+        return "forgot all"
+
+    async def _single(self) -> str:
+        facts = self.practice.truth("appointment")
+        if not facts:
+            return "none"
+        external_id = self._rng.choice(facts).data["Id"]
+        return await self._unless_it_fails(self._reading().single(external_id))
+
+    async def _read(self) -> str:
+        window = self._window()
+        self._endanger()
+        told = await self._unless_it_fails(self._reading().run(window))
+        self._note_moved_out(window)
+        return f"{'all' if window is ALL_DAYS else window.first} {told}"
+
+    def _window(self) -> Window:
+        if self._rng.random() < 0.6:
+            return ALL_DAYS
+        first = (self.clock.now + timedelta(days=self._rng.randint(-60, 30))).date()
+        return Window(first, first + timedelta(days=self._rng.randint(0, 60)))
+
+    def _note_moved_out(self, window: Window) -> None:
+        """Remember what has lain outside of the window: our older row may have lain within, and looked deleted."""
+        begins_ms, ends_ms = window.begins.timestamp() * 1000, window.ends.timestamp() * 1000
+        for (kind, external_id), past in self.practice.past.items():
+            starts = [said.form["StartDate"] for said in past if kind == "appointment" and said.form is not None]
+            if any(not begins_ms <= start_ms < ends_ms for start_ms in starts):
+                self.world.ledger.moved_out.add(external_id)
+
+    async def _safely(self, work: Awaitable[object]) -> str:
+        try:
+            return str(await work)
+        finally:
+            self.world.fate.choose_nothing()
+
+    async def _unless_it_fails(self, work: Awaitable[object]) -> str:
+        try:
+            return await self._safely(work)
+        except (Transient, Killed) as error:
+            return f"ended by {type(error).__name__}"
+
+    async def _before_answer(self) -> None:
+        if not self._is_quiet and self._rng.random() < self._api_failures:
+            raise self._rng.choice((Transient, Killed))("the call ended here")
+        await self._meanwhile()
+
+    async def _meanwhile(self) -> None:
+        """Let the world go on while somebody waits for the practice's answer."""
+        if self._is_quiet or self._depth >= 2 or self._rng.random() < 0.5:
+            return
+        self._depth += 1
+        with self.world.fate.spared():
+            for _ in range(self._rng.randint(1, 5)):
+                await self._step(["time", "act", "mail", "relay", "consume", "work"])
+        self._depth -= 1
