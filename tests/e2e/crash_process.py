@@ -96,6 +96,13 @@ def _before_the_ack(process: Process, crash: Callable[[], None]) -> None:
     setattr(process.bus, "subscribe", subscribing)  # noqa: B010  (mypy refuses to assign to a method)
 
 
+def _before_the_drain(process: Process, crash: Callable[[], None]) -> None:
+    """Crash between what the drain has read from the spool and its statement, so that nothing may be forgotten yet."""
+    has_read = asyncio.Event()
+    _after(process.spool, "oldest", has_read.set, lambda found, _: bool(found))
+    _before(process.queue, "store", crash, lambda _: has_read.is_set())
+
+
 def _after_the_mark(process: Process, crash: Callable[[], None]) -> None:
     """Crash when a consumer asks for what a relay has marked: the mark is committed, the message was in memory only."""
     _before(process.queue, "begin_attempts", crash)
@@ -118,7 +125,7 @@ _INSTALL: dict[str, Callable[[Process, Crash], None]] = {
     "ingress_before_the_200": lambda p, crash: _after(p.queue, "store", crash),
     "ingress_commit_of_unknown_outcome": lambda p, crash: _after(p.spool, "put", crash),
     "spooled_before_the_200": lambda p, crash: _after(p.spool, "put", crash),
-    "spooled_before_the_drain": lambda p, crash: _after(p.spool, "oldest", crash, lambda found, _: bool(found)),
+    "spooled_before_the_drain": _before_the_drain,
     "drained_before_forgotten": lambda p, crash: _before(p.spool, "forget", crash),
     "claimed_before_the_publish": lambda p, crash: _before(p.bus, "publish", crash, _is_work),
     "published_before_the_confirm": _while_publishing,

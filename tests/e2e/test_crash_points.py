@@ -13,7 +13,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from e2e.crash_points import CRASH_POINTS, CrashPoint, Postgres
+from e2e.crash_points import CRASH_POINTS, CrashPoint, Postgres, as_markdown
 from e2e.eventsync_process import environment
 from e2e.fixtures import Connect
 from e2e.nothing_lost import assert_nothing_lost, busy_days
@@ -24,6 +24,7 @@ from servers.ports import free_ports
 from servers.proxy import TcpProxy
 
 _TESTS = Path(__file__).parents[1]
+_README = _TESTS.parent / "README.md"
 _PRACTICE = SandboxOptions(appointments=0, clients=50, quota=QuotaLimits(per_minute=None, per_day=None), seed=11)
 _DAYS = 3
 _DIES_WITHIN_S = 30.0
@@ -157,3 +158,10 @@ async def take_postgres_away(point: CrashPoint, proxy: TcpProxy) -> None:
         proxy.cut()
     elif point.postgres is Postgres.HANGS:
         proxy.hold_answers()
+
+
+def test_the_readmes_table_is_the_list_of_crash_points() -> None:
+    _, _, after = _README.read_text().partition("<!-- crash points: begin -->")
+    table, end, _ = after.partition("<!-- crash points: end -->")
+    assert end, "the README lacks the two comments around the table"
+    assert table.strip() == as_markdown(), "paste what e2e.crash_points.as_markdown() gives between the comments"

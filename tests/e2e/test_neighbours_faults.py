@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aio_pika
@@ -33,6 +33,7 @@ from servers.rabbitmq import RabbitServer
 _PRACTICE = SandboxOptions(appointments=0, clients=100, quota=QuotaLimits(per_minute=None, per_day=None), seed=13)
 _MOVES_AGAIN_WITHIN_S = 30.0
 _HANGS_FOR_S = 5.0
+_QUEUES_ARE_SAFE_AFTER_S = 4.0  # a quorum queue that is younger may lose its leader for good when its broker is killed
 
 MakeRabbit = Callable[[], Awaitable[RabbitServer]]
 
@@ -58,15 +59,14 @@ async def test_rabbitmq_is_away_and_comes_back_under_load(
     async with serve(_PRACTICE) as sandbox:
         sender = PersistentSender(door.base_url + (await connect(sandbox)).webhook_path)
         async with under_load(sandbox, sender) as load:
-            await events_flow(database, since=datetime.now(UTC))
+            await events_flow(database, since=datetime.now(UTC) + timedelta(seconds=_QUEUES_ARE_SAFE_AFTER_S))
             await (rabbit.stop() if fault == "stopped" else rabbit.kill())
             for process in (door, hand):
                 await says_that_it_lacks(process.base_url, "bus")
             assert await door.is_ready()  # webhooks are as welcome as before
             assert not await hand.is_ready()
             await rabbit.start()
-            back_at = datetime.now(UTC)
-            await events_flow(database, since=back_at)
+            await events_flow(database, since=datetime.now(UTC))
             for process in (door, hand):
                 await says_that_all_is_well(process.base_url)
         await assert_nothing_lost(database, sandbox, load.work(), sender)
