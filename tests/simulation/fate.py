@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 from eventsync.domain.errors import Transient
@@ -17,37 +18,30 @@ class Killed(BaseException):
 
 
 class Fate:
-    """Counts the steps (before a statement, after it, after a commit) and strikes at the one that was chosen."""
+    """Counts the steps (before a statement, after it, after a commit) and strikes at the one that was chosen.
+
+    Each task has a fate of its own, since several works may be under way.
+    """
 
     def __init__(self) -> None:
-        self._steps_left: int | None = None
-        self._blow: type[Killed | Transient] = Killed
+        self._chosen: ContextVar[tuple[int, type[Killed | Transient]] | None] = ContextVar("chosen", default=None)
 
     def choose(self, steps: int, blow: type[Killed | Transient]) -> None:
-        """Strike once, after so many steps; what ends earlier is spared."""
-        self._steps_left, self._blow = steps, blow
+        """Strike once, after so many steps of this task; what ends earlier is spared."""
+        self._chosen.set((steps, blow))
 
     def choose_nothing(self) -> None:
-        """Strike nobody."""
-        self._steps_left = None
+        """Strike nothing in this task."""
+        self._chosen.set(None)
 
     def step(self) -> None:
         """Go one step further. Raises what was chosen when its time has come."""
-        if self._steps_left is None:
+        if (chosen := self._chosen.get()) is None:
             return
-        self._steps_left -= 1
-        if self._steps_left < 0:
-            self._steps_left = None
-            raise self._blow("struck by the simulation")
-
-    @contextmanager
-    def spared(self) -> Iterator[None]:
-        """Let what others do in between go untouched, and not be counted."""
-        kept, self._steps_left = (self._steps_left, self._blow), None
-        try:
-            yield
-        finally:
-            self._steps_left, self._blow = kept
+        steps_left, blow = chosen
+        self._chosen.set((steps_left - 1, blow) if steps_left else None)
+        if not steps_left:
+            raise blow("struck by the simulation")
 
 
 class FatedDatabase(Database):

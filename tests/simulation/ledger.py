@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from eventsync.domain.events import EventId
+from simulation.full_read import Window
 from simulation.mail import Letter
 
 
@@ -25,10 +27,10 @@ class Told:
 
 @dataclass(slots=True)
 class Ledger:
-    """Every webhook that was answered with 200, by its event; and appointments that a bounded read may have missed."""
+    """Every webhook that was answered with 200, by its event; and the reads that may have missed an appointment."""
 
     told: dict[EventId, Told] = field(default_factory=dict)
-    moved_out: set[str] = field(default_factory=set)
+    overlooked: dict[str, list[Window]] = field(default_factory=lambda: defaultdict(list))
 
     def accept(self, event_id: EventId, letter: Letter, now_ms: int) -> None:
         """Note a webhook that we answered for."""

@@ -25,7 +25,8 @@ KINDS = ("appointment", CLIENT, "intake", "note", "invoice")
 _VANISHING = 0.03  # of what people do: a document is gone for good, without a word
 _WEIGHTS = {"delete_client": 1.0, "edit": 12.0, "lock_note": 8.0, "submit_intake": 6.0, "delete": 10.0}
 
-Meanwhile = Callable[[], Awaitable[None]]
+BeforeAnswer = Callable[[str], Awaitable[None]]
+AfterAnswer = Callable[[Any], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,16 @@ class PretendPractice:
         """The time by the practice's own clock."""
         return self._now_ms() + self._skew_ms
 
-    def act(self) -> tuple[str, tuple[Webhook, ...]]:
-        """Let people do one thing that is possible; answer its name and the webhooks owed."""
+    def act(self, path: str | None = None) -> tuple[str, tuple[Webhook, ...]]:
+        """Let people do one thing that is possible, if they can to the record at `path`; answer it and its webhooks."""
+        action_name, record_id = _action_on(path)
+        if action_name is not None:
+            try:
+                effect = self.vendor.actions[action_name].do(self.clock_ms(), Arguments({"id": record_id}))
+            except NotPossibleError:
+                return "nothing", ()
+            self._remember()
+            return f"{action_name} {record_id}", effect.webhooks
         if self._rng.random() < _VANISHING and self._vanish():
             self._remember()
             return "vanish", ()
@@ -125,7 +134,7 @@ class PretendPractice:
 class PretendHttp(VendorHttp):
     """The way to the practice's API: a call may fail, and the world goes on before and after it."""
 
-    def __init__(self, practice: PretendPractice, before: Meanwhile, after: Meanwhile) -> None:
+    def __init__(self, practice: PretendPractice, before: BeforeAnswer, after: AfterAnswer) -> None:
         self._practice = practice
         self._before = before
         self._after = after
@@ -139,10 +148,16 @@ class PretendHttp(VendorHttp):
         purpose: Purpose,  # noqa: ARG002  # the budget has tests of its own
     ) -> Any:
         """Answer as VendorHttp does. Raises Transient where the simulation says so, NotFound where it is so."""
-        await self._before()
-        answer = await self._practice.answer(url.removeprefix(f"{BASE_URL}/"), params)
-        await self._after()
-        return answer
+        path = url.removeprefix(f"{BASE_URL}/")
+        await self._before(path)
+        return await self._after(await self._practice.answer(path, params))
+
+
+def _action_on(path: str | None) -> tuple[str | None, str]:
+    """Tell what people do to the record at an API path while somebody reads it."""
+    collection, _, record_id = (path or "").partition("/")
+    actions = {"notes": "lock_note", "appointments": "edit", "intakes": "submit_intake"}
+    return (actions.get(collection) if record_id not in ("", "summary") else None), record_id
 
 
 def id_of(fact: Fact) -> str:

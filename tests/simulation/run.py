@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
+from typing import Any
 
 from eventsync.crypto import Keyring
 from eventsync.domain.errors import Transient
@@ -12,6 +13,7 @@ from simulation.fate import FatedDatabase, Killed
 from simulation.full_read import ALL_DAYS, FullRead, Window
 from simulation.mail import Letter, Mail
 from simulation.practice import PretendHttp, PretendPractice
+from simulation.strand import Strand, wait_for_the_practice
 from simulation.world import CONNECTION_ID, SimulatedClock, World
 
 _MINUTE_MS = 60_000
@@ -38,8 +40,10 @@ class Run:
         self._mail = Mail(self._rng)
         self._danger = self._rng.choice((0.0, 0.1, 0.35))
         self._api_failures = self._rng.choice((0.0, 0.15))
-        self._depth = 0
+        self._strands: list[Strand] = []
         self._is_quiet = False
+        self._just_read: str | None = None
+        self._slips = self._rng.choice((0.0, 0.0, 0.1))
         self._steps: dict[str, tuple[float, Step]] = {
             "time": (4, self._time),
             "act": (8, self._act),
@@ -47,21 +51,25 @@ class Run:
             "relay": (5, self._relay),
             "consume": (5, self._consume),
             "work": (3, self._work),
+            "on": (6, self._go_on),
+            "rush": (2, self._rush),
             "stall": (0.7, self._stall),
             "cut": (0.4, self._cut),
             "bus": (0.3, self._lose_the_bus),
             "single": (1, self._single),
-            "read": (0.8, self._read),
+            "read": (1.2, self._read),
         }
 
     async def history(self) -> None:
         """Take a number of steps, each by chance."""
-        await self.world.use(PretendHttp(self.practice, self._before_answer, self._meanwhile))
+        await self.world.use(PretendHttp(self.practice, self._before_answer, self._after_answer))
         for _ in range(self._rng.randint(15, 60)):
-            await self._step(list(self._steps))
+            await self._step()
 
     async def quiet(self) -> None:
         """Let all mail arrive and everybody finish, with nothing going wrong any more."""
+        while self._strands:
+            await self._go_on()
         self._is_quiet = True
         for _ in range(_MOST_ROUNDS_OF_QUIET):
             await self._round()
@@ -88,11 +96,12 @@ class Run:
         world = self.world
         return FullRead(world.client, world.database, world.writer, CONNECTION_ID, self.clock)
 
-    async def _step(self, names: list[str]) -> None:
+    async def _step(self) -> None:
+        names = list(self._steps)
         (name,) = self._rng.choices(names, [self._steps[name][0] for name in names])
         at = self.clock.now.isoformat()
         told = await self._steps[name][1]()
-        self.journal.append(f"{'  ' * self._depth}{at} {name}: {told}")
+        self.journal.append(f"{at} {name}: {told}")
 
     async def _round(self) -> None:
         for letter in self._mail.arrived(self.clock.now_ms):
@@ -160,8 +169,38 @@ class Run:
         return await self._safely(self.world.consume(self._rng.randrange(2), self._rng.choice((1, 3, 20))))
 
     async def _work(self) -> str:
-        self._endanger(may_go_away=False)  # the worker waits for PostgreSQL in real time
-        return await self._safely(self.world.work())
+        async def work() -> str:
+            self._endanger(may_go_away=False)  # the worker waits for PostgreSQL in real time
+            return str(await self.world.work())
+
+        return await self._start("work", work())
+
+    async def _start(self, name: str, work: Coroutine[Any, Any, str]) -> str:
+        strand = Strand(name, work)
+        self._strands.append(strand)
+        return await self._let_on(strand)
+
+    async def _go_on(self) -> str:
+        if not self._strands:
+            return "nobody waits"
+        return await self._let_on(self._rng.choice(self._strands))
+
+    async def _let_on(self, strand: Strand) -> str:
+        """Let one of those who wait go on; its process may be killed where it stands."""
+        killed = self._rng.random() < self._danger / 3 and strand.is_waiting
+        told = await strand.go_on(killed=killed)
+        if strand.has_ended:
+            self._strands.remove(strand)
+        return f"{strand.name} {told}"
+
+    async def _rush(self) -> str:
+        """Let people change something, and its webhooks go through at once, often what somebody is just reading."""
+        name, webhooks = self.practice.act(self._rng.choice((None, self._just_read)))
+        for webhook in webhooks:
+            await self.world.accept(Letter(webhook.body))
+        self.clock.advance_ms(self._rng.randint(1, 100))
+        told = [name, await self._relay(), await self._consume()]
+        return ", ".join(told)
 
     async def _stall(self) -> str:
         return str(await self.world.stall(self._rng.randrange(2), self._rng.choice((1, 5))))
@@ -172,7 +211,8 @@ class Run:
         return f"consumer {number}"
 
     async def _lose_the_bus(self) -> str:
-        self._endanger()
+        if self._rng.random() < self._danger:
+            self.world.fate.choose(self._rng.randrange(6), Killed)
         await self._safely(self.world.lose_the_bus())
         return "forgot all"
 
@@ -181,14 +221,18 @@ class Run:
         if not facts:
             return "none"
         external_id = self._rng.choice(facts).data["Id"]
-        return await self._unless_it_fails(self._reading().single(external_id))
+        return await self._start("single", self._unless_it_fails(self._reading().single(external_id)))
 
     async def _read(self) -> str:
         window = self._window()
-        self._endanger()
-        told = await self._unless_it_fails(self._reading().run(window))
-        self._note_moved_out(window)
-        return f"{'all' if window is ALL_DAYS else window.first} {told}"
+
+        async def read() -> str:
+            self._endanger()
+            told = await self._unless_it_fails(self._reading().run(window))
+            self._note_moved_out(window)
+            return f"{'all' if window is ALL_DAYS else window.first} {told}"
+
+        return await self._start("read", read())
 
     def _window(self) -> Window:
         if self._rng.random() < 0.6:
@@ -202,7 +246,7 @@ class Run:
         for (kind, external_id), past in self.practice.past.items():
             starts = [said.form["StartDate"] for said in past if kind == "appointment" and said.form is not None]
             if any(not begins_ms <= start_ms < ends_ms for start_ms in starts):
-                self.world.ledger.moved_out.add(external_id)
+                self.world.ledger.overlooked[external_id].append(window)
 
     async def _safely(self, work: Awaitable[object]) -> str:
         try:
@@ -216,17 +260,20 @@ class Run:
         except (Transient, Killed) as error:
             return f"ended by {type(error).__name__}"
 
-    async def _before_answer(self) -> None:
-        if not self._is_quiet and self._rng.random() < self._api_failures:
-            raise self._rng.choice((Transient, Killed))("the call ended here")
-        await self._meanwhile()
-
-    async def _meanwhile(self) -> None:
-        """Let the world go on while somebody waits for the practice's answer."""
-        if self._is_quiet or self._depth >= 2 or self._rng.random() < 0.5:
+    async def _before_answer(self, path: str) -> None:
+        if self._is_quiet:
             return
-        self._depth += 1
-        with self.world.fate.spared():
-            for _ in range(self._rng.randint(1, 5)):
-                await self._step(["time", "act", "mail", "relay", "consume", "work"])
-        self._depth -= 1
+        self._just_read = path
+        await wait_for_the_practice()
+        if self._rng.random() < self._api_failures:
+            raise Transient("the call failed")
+
+    async def _after_answer(self, answer: Any) -> Any:
+        """Let a row slip past between two pages of a list, and the world go on before the answer arrives."""
+        if self._is_quiet:
+            return answer
+        if isinstance(answer, list) and answer and self._rng.random() < self._slips:
+            row = answer.pop(self._rng.randrange(len(answer)))
+            self.world.ledger.overlooked[str(row.get("Id", row.get("ClientId")))].append(ALL_DAYS)
+        await wait_for_the_practice()
+        return answer

@@ -53,8 +53,11 @@ class Verdict:
         for (name, _), times in Counter((_name(write), write["place"]) for write in visible).items():
             assert times == 1, f"{name} changed {times} times at one version"
         news = Counter(row["external_id"] for row in await self._database.fetch("SELECT * FROM simulation_news"))
-        assert news == Counter(write["external_id"] for write in visible), "a change was not told exactly once"
+        changes = Counter(write["external_id"] for write in visible)
+        untold, told_too_often = dict(changes - news), dict(news - changes)
+        assert news == changes, f"changes that were not told: {untold}; told, and nothing changed: {told_too_often}"
         await self._one_body_is_applied_once()
+        await self._history_names_what_changed()
 
     async def the_copy_equals_the_practice(self) -> None:
         """After quiet and one full re-read."""
@@ -109,7 +112,8 @@ class Verdict:
             once = [expected_appointments([fact])[external_id] for fact in facts]
             plain = {name: value for name, value in row.items() if name != "deleted"}
             assert any(plain.items() <= each.items() for each in once), f"appointment {external_id} was never like that"
-            may_look_deleted = past[-1].deleted or external_id in self._run.world.ledger.moved_out
+            overlooked = self._run.world.ledger.overlooked[external_id]
+            may_look_deleted = past[-1].deleted or any(each.begins <= row["start"] < each.ends for each in overlooked)
             assert may_look_deleted or not row["deleted"], f"appointment {external_id} lives, and was buried"
 
     async def _documents_are_as_new_as_told(self, finished: list[Told]) -> None:
@@ -135,6 +139,14 @@ class Verdict:
         told = [self._told[row["event_id"]] for row in rows if row["event_id"] in self._told]
         for body, times in Counter(each.body for each in told if each.position is not None).items():
             assert times == 1, f"a webhook of {len(body)} bytes was applied {times} times"
+
+    async def _history_names_what_changed(self) -> None:
+        for table in ("appointments", "documents", "patient_identities"):
+            rows = await self._database.fetch(
+                f"SELECT external_id, outcome FROM {table} JOIN event_history ON event_id = applied_event_id"  # noqa: S608  # one of three literals
+            )
+            for row in rows:
+                assert row["outcome"] == "applied", f"what changed {row['external_id']} ended as {row['outcome']}"
 
     async def _appointments_equal(self) -> None:
         rows = await appointment_rows(self._database)

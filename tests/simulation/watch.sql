@@ -7,7 +7,7 @@ CREATE TABLE simulation_news (external_id text NOT NULL);
 
 CREATE FUNCTION simulation_watch() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    bookkeeping text[] := ARRAY['version', 'extras_version', 'source_version', 'content_hash', 'seen_at', 'changed_at',
+    bookkeeping text[] := ARRAY['version', 'extras_version', 'source_version', 'seen_at', 'changed_at',
                                 'applied_event_id', 'created_at', 'updated_at', 'content_sealed', 'deleted_at'];
     before jsonb := CASE WHEN TG_OP = 'UPDATE' THEN to_jsonb(OLD) END;
     after  jsonb := to_jsonb(NEW);
