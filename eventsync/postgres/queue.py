@@ -27,6 +27,7 @@ class _Sql:
     next_due: str
     republish_lost: str
     republish_all: str
+    wait_for_bus_turn: str
     return_expired_leases: str
     begin_attempts: str
     finish: str
@@ -293,6 +294,11 @@ async def finish(session: Session, finished: Sequence[Finished], now: datetime) 
     """Move events from the queue to the history; those that someone else finished first are left alone."""
     if finished:
         await session.execute(SQL.finish, json_rows(finished), now)
+
+
+async def wait_for_bus_turn(session: Session) -> None:
+    """Wait until no other process is repairing the bus; the turn ends with the transaction."""
+    await session.execute(SQL.wait_for_bus_turn)
 
 
 async def park(session: Session, parked: Sequence[Parked]) -> int:

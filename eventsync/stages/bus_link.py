@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from eventsync.bus.wire import Bus
-from eventsync.postgres.queue import EventQueue
+from eventsync.postgres.queue import EventQueue, wait_for_bus_turn
 
 _log = structlog.get_logger(__name__)
 
@@ -28,11 +28,14 @@ class BusLink:
         minutes all of them would be dead letters.
         A queue that had to be created held nothing, so everything in flight becomes due again; that debt is
         remembered until PostgreSQL has taken it.
+        One process at a time: RabbitMQ may leave a consumer deaf, without a word, on a queue that a second process
+        deletes and declares once more.
         """
         async with self._lock:
-            await self._queue.database.ping()
-            if await self.bus.start():
-                self._owes_republish = True
+            async with self._queue.database.transaction() as session:
+                await wait_for_bus_turn(session)
+                if await self.bus.start():
+                    self._owes_republish = True
             if self._owes_republish:
                 count = await self._queue.republish_all()
                 self._owes_republish = False

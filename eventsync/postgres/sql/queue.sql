@@ -67,6 +67,10 @@ UPDATE event_queue SET status = 'pending'
 WHERE event_id = ANY(ARRAY(SELECT event_id FROM event_queue WHERE status = 'published' FOR UPDATE SKIP LOCKED))
 RETURNING pg_notify('eventsync_queue', '');
 
+-- name: wait_for_bus_turn
+-- Two processes that replace the same dead queue would each delete what the other has just declared.
+SELECT pg_advisory_xact_lock(hashtext('eventsync:bus'));
+
 -- name: return_expired_leases
 UPDATE event_queue SET status = 'pending', available_at = $1, leased_until = NULL
 WHERE status = 'running' AND leased_until < $1;
