@@ -196,6 +196,7 @@ class Run:
     async def _rush(self) -> str:
         """Let people change something, and its webhooks go through at once, often what somebody is just reading."""
         name, webhooks = self.practice.act(self._rng.choice((None, self._just_read)))
+        self.clock.advance_ms(self._rng.randint(1, 100))  # on its way, so that nothing older is as new as what it told
         for webhook in webhooks:
             await self.world.accept(Letter(webhook.body))
         self.clock.advance_ms(self._rng.randint(1, 100))
