@@ -93,6 +93,9 @@ async def assert_the_copy_is_true(database: asyncpg.Connection, sandbox: Running
         of_kind = {fact.data["Id"]: fact.data["Status"] for fact in facts if fact.kind == kind and not fact.deleted}
         states = await document_states(database, kind)
         assert states
-        assert states.items() <= of_kind.items()
+        if kind == "intake":  # the practice begins with some that no webhook ever named
+            assert states.items() <= of_kind.items()
+        else:
+            assert states == of_kind
     received = await database.fetchval("SELECT count(*) FROM event_history")
     assert received == sum(sandbox.sandbox.stats.sent.values())
