@@ -1,0 +1,1 @@
+"""The verified benchmark: sends webhooks to real processes, then looks for every one of them in the database."""
