@@ -118,7 +118,10 @@ class RefetchWork:
 
 @dataclass(frozen=True, slots=True)
 class RefetchLease:
-    """One worker's right to read one record, until the lease's end; `sequence` is the record's own."""
+    """One worker's right to read one record, until the lease's end; `sequence` is the record's own.
+
+    `snapshot` (pg_snapshot as text) names the transactions that had committed when the lease was taken.
+    """
 
     event_id: EventId
     received_at: datetime
@@ -129,6 +132,7 @@ class RefetchLease:
     event_type: str | None
     attempts: int
     sequence: int
+    snapshot: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,10 +316,10 @@ async def hand_to_refetch(session: Session, work: Sequence[RefetchWork], now: da
         await session.execute(SQL.hand_to_refetch, json_rows(work), now)
 
 
-async def covered_by_read(session: Session, lease: RefetchLease, read_began_at: datetime) -> list[tuple[EventId, str]]:
-    """List the waiting events (id, type) that the read of this record answers."""
+async def covered_by_read(session: Session, lease: RefetchLease) -> list[tuple[EventId, str]]:
+    """List the waiting events (id, type) that a read begun after the lease answers."""
     key = lease.connection_id, lease.entity_kind, lease.entity_id
-    rows = await session.fetch(SQL.covered_by_read, *key, read_began_at, lease.event_id)
+    rows = await session.fetch(SQL.covered_by_read, *key, lease.snapshot, lease.event_id)
     return [(row["event_id"], row["event_type"]) for row in rows]
 
 

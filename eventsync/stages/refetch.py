@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -79,9 +79,8 @@ class Refetcher:
         if lease.attempts > MAX_ATTEMPTS:  # earlier ones ended without a word: their workers died
             await self._park(lease, "kills_the_worker", "its worker died at every attempt")
             return
-        read_began_at = self._clock()
         try:
-            changes = await self._read(lease, read_began_at)
+            changes = await self._read(lease)
         except Misconfigured as error:
             _log.error("vendor_refuses_credentials", connection_id=str(lease.connection_id), error=str(error))
             await self._retry(lease, _CREDENTIALS_RETRY_S, str(error), counts=False)
@@ -95,31 +94,30 @@ class Refetcher:
             _log.error("record_not_read", event_id=str(lease.event_id), exception=type(error).__name__)
             await self._retry_or_park(lease, "internal_error", type(error).__name__)
         else:
-            await self._commit(lease, read_began_at, changes)
+            await self._commit(lease, changes)
 
-    async def _read(self, lease: RefetchLease, read_began_at: datetime) -> tuple[RecordChange, ...]:
+    async def _read(self, lease: RefetchLease) -> tuple[RecordChange, ...]:
+        read_began_ms = milliseconds(self._clock())
         connection = await self._directory.get(lease.connection_id)
         client = self._open_client(connection)
-        return await client.refetch(_entity(lease), sequence=lease.sequence, read_began_ms=milliseconds(read_began_at))
+        return await client.refetch(_entity(lease), sequence=lease.sequence, read_began_ms=read_began_ms)
 
-    async def _commit(self, lease: RefetchLease, read_began_at: datetime, changes: Sequence[RecordChange]) -> None:
+    async def _commit(self, lease: RefetchLease, changes: Sequence[RecordChange]) -> None:
         """Write what was read, however long PostgreSQL is away: calls are scarce, and the sequence guards the order."""
         try:
-            ended = await hold_while_away(partial(self._commit_once, lease, read_began_at, changes))
+            ended = await hold_while_away(partial(self._commit_once, lease, changes))
         except Rejected as error:
             await self._park(lease, error.reason, str(error))
         else:
             self._metrics.finished.labels(vendor=lease.vendor, outcome="refetched").inc(len(ended))
 
-    async def _commit_once(
-        self, lease: RefetchLease, read_began_at: datetime, changes: Sequence[RecordChange]
-    ) -> Sequence[Finished]:
+    async def _commit_once(self, lease: RefetchLease, changes: Sequence[RecordChange]) -> Sequence[Finished]:
         now = self._clock()
         entries = [EventChange(lease.event_id, change) for change in changes]
         async with self._queue.database.transaction() as session:
             merged = await self._writer.write(session, entries, now)
             results = list(zip(entries, merged, strict=True))
-            covered = await covered_by_read(session, lease, read_began_at)
+            covered = await covered_by_read(session, lease)
             ended = [self._end(lease, event, results, changes) for event in covered]
             await finish(session, ended, now)
             await end_read(session, lease)

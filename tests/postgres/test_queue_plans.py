@@ -82,6 +82,7 @@ async def test_due_events_are_claimed_in_the_order_of_their_index(
 async def test_what_a_read_answers_is_found_by_its_record(
     database: asyncpg.Connection, grown: list[EventId], connection_ids: list[ConnectionId]
 ) -> None:
-    plan = await plan_of(database, SQL.covered_by_read, connection_ids[0], "note", "9", NOW, grown[8])
+    snapshot = await database.fetchval("SELECT pg_current_snapshot()::text")
+    plan = await plan_of(database, SQL.covered_by_read, connection_ids[0], "note", "9", snapshot, grown[8])
     assert "event_queue_refetches" in plan
     assert "Seq Scan" not in plan

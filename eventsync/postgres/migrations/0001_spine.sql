@@ -97,6 +97,7 @@ CREATE TABLE event_queue (
     publishes          smallint NOT NULL DEFAULT 0,
     published_at       timestamptz,
     leased_until       timestamptz,
+    enqueued_in        xid8 NOT NULL DEFAULT pg_current_xact_id(),  -- tells without a clock what came before a read
     event_type         text,
     entity_kind        text,
     entity_id          text,

@@ -145,8 +145,9 @@ WHERE event_id = ANY($1::uuid[]) AND status <> 'parked'
 RETURNING pg_notify('eventsync_queue', '');
 
 -- name: lease_refetch
--- One read at a time per record, its sequence number taken before the read. Nothing comes back while another
--- worker holds the record or the event is no longer waiting.
+-- One read at a time per record, its sequence number taken before the read, and so is the snapshot, which tells what
+-- had been committed by then. Nothing comes back while another worker holds the record or the event is no longer
+-- waiting.
 WITH wanted AS (
     SELECT event_id, connection_id, entity_kind, entity_id FROM event_queue
     WHERE event_id = $1 AND work = 'refetch' AND (status = 'published' OR (status = 'pending' AND available_at <= $2))
@@ -164,17 +165,19 @@ SET status = 'running', leased_until = $3, attempts = attempts + 1, attempt_star
 FROM wanted, reading
 WHERE q.event_id = wanted.event_id
 RETURNING q.event_id, q.received_at, q.connection_id, q.vendor, q.entity_kind, q.entity_id, q.event_type, q.attempts,
-          reading.sequence;
+          reading.sequence, pg_current_snapshot()::text AS snapshot;
 
 -- name: end_read
 UPDATE record_reads SET leased_until = '-infinity'
 WHERE connection_id = $1 AND kind = $2 AND external_id = $3 AND sequence = $4;
 
 -- name: covered_by_read
--- Every event that named this record before the read began is answered by the read.
+-- Every event of this record that was committed before the lease, and so before the read began, is answered by the
+-- read, even where it was understood only afterwards. Clocks have no say, since each machine has its own; and after a
+-- move to another cluster, whose transactions count anew, a read answers too few events but never one too many.
 SELECT event_id, event_type FROM event_queue
 WHERE work = 'refetch' AND connection_id = $1 AND entity_kind = $2 AND entity_id = $3
-  AND (received_at < $4 OR event_id = $5) AND status <> 'parked';
+  AND (pg_visible_in_snapshot(enqueued_in, $4::text::pg_snapshot) OR event_id = $5) AND status <> 'parked';
 
 -- name: defer
 -- The event's record is being read for someone else; that read may answer this event too.
@@ -193,7 +196,7 @@ RETURNING attempts, pg_notify('eventsync_queue', '');
 -- name: unpark
 UPDATE event_queue
 SET status = 'pending', available_at = $2, attempts = 0, publishes = 0, attempt_started_at = NULL, reason = NULL,
-    error = NULL, lane = $3
+    error = NULL, lane = $3, enqueued_in = pg_current_xact_id()
 WHERE event_id = $1 AND status = 'parked'
 RETURNING event_id, pg_notify('eventsync_queue', '');
 
