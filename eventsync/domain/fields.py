@@ -62,23 +62,22 @@ class Fields:
 
     def text(self, key: str, max_chars: int | None = None) -> str | None:
         """Read a text, trimmed; a number reads as its digits."""
-        value = self._present(key)
+        value = self.values.get(key)
         if value is None:
             return None
-        if _is_number(value):
-            return str(canonical(value))
         if not isinstance(value, str):
-            raise self.invalid(key, "a text")
-        if max_chars is not None and len(value) > max_chars:
+            return self._digits(key, value)
+        text = value.strip()
+        if text and max_chars is not None and len(value) > max_chars:
             raise self.invalid(key, f"a text of at most {max_chars} characters")
-        return value.strip()
+        return text or None
 
     def identifier(self, key: str) -> str | None:
         """Read an id as text, given as text, as a whole number or as an object with an `Id`; 0 stands for none."""
-        value = self._present(key)
-        if isinstance(value, Mapping):
+        value = self.values.get(key)
+        if isinstance(value, dict):
             value = value.get("Id", value.get("id"))
-        if value is None or value == "":
+        if value is None:
             return None
         value = canonical(value)
         if isinstance(value, bool) or not isinstance(value, str | int):
@@ -124,7 +123,7 @@ class Fields:
             return None
         if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
             return self._iso_ms(key, value.strip())
-        number = self._number(key)
+        number = value if type(value) is int else self._number(key)  # an int is what vendors send
         if number is None or not _EARLIEST_MS <= number <= _LATEST_MS:
             raise self.out_of_range(key)
         return int(number)
@@ -155,7 +154,7 @@ class Fields:
         value = self.values.get(key)
         if value is None or value == "":
             return None
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             raise self.invalid(key, "an object")
         return Fields(f"{self.name}.{key}", value)
 
@@ -171,7 +170,7 @@ class Fields:
     def objects(self, key: str) -> tuple[Fields, ...]:
         """Read an array of objects."""
         items = self.array(key)
-        if not all(isinstance(item, Mapping) for item in items):
+        if not all(isinstance(item, dict) for item in items):
             raise self.invalid(key, "an array of objects")
         return tuple(Fields(f"{self.name}.{key}[]", item) for item in items)
 
@@ -192,6 +191,11 @@ class Fields:
             return Decimal(str(value).strip())
         except InvalidOperation:
             raise self.invalid(key, "a number") from None
+
+    def _digits(self, key: str, value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.invalid(key, "a text")
+        return str(canonical(value))
 
     def _iso_ms(self, key: str, text: str) -> int:
         try:
@@ -216,12 +220,10 @@ def _whole_if_integral(value: float) -> float:
 
 def canonical(value: Any) -> Any:
     """Write any JSON value in one way: no null members, whole numbers without a fraction."""
-    if isinstance(value, Mapping):
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
         return {key: canonical(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [canonical(item) for item in value]
     return _whole_if_integral(value) if isinstance(value, float) else value
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,12 +7,12 @@ idempotent, commutative and associative, which the property tests show through t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, assert_never
 
 from eventsync.domain.changes import Absence, Authority, Delete, RecordChange, Source, Upsert, Version
 from eventsync.domain.events import Outcome
-from eventsync.domain.records import Appointment, AppointmentExtras, Content
+from eventsync.domain.records import Appointment, AppointmentExtras, Content, field_names
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ def _with_upsert(state: RecordState, change: Upsert) -> RecordState:
     if change.extras is not None:
         extras = _newer(extras, Held(change.version, change.extras))
     seen_ms = max(state.seen_ms, change.version.read_began_ms) if _is_sighting(change) else state.seen_ms
-    return replace(state, core=_newer(state.core, Held(change.version, change.content)), extras=extras, seen_ms=seen_ms)
+    return RecordState(_newer(state.core, Held(change.version, change.content)), extras, seen_ms, state.absences)
 
 
 def _is_sighting(change: Upsert) -> bool:
@@ -126,10 +126,10 @@ def _same_content(state: RecordState, change: RecordChange) -> bool:
     return (held.content_hash, held.deleted) == (change.version.content_hash, change.version.deleted)
 
 
-def _differing(before: object | None, after: object | None) -> set[str]:
+def _differing(before: Content | AppointmentExtras | None, after: Content | AppointmentExtras | None) -> set[str]:
     if before is after or after is None:
         return set()
-    names = [entry.name for entry in fields(after)]  # type: ignore[arg-type]  # contents are dataclasses
+    names = field_names(type(after))
     if before is None:
         return {name for name in names if getattr(after, name) not in (None, {}, ())}
     return {name for name in names if getattr(before, name) != getattr(after, name)}

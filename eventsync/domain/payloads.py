@@ -20,6 +20,7 @@ MAX_DEPTH = 64  # the records of every vendor we know nest less than ten deep
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_ESCAPED_NUL = b"\\u0000"  # JSON has no other way to write it
 _ANY_WRAPPER = zlib.MAX_WBITS | 32  # zlib tells gzip and zlib headers apart by itself
 _NO_WRAPPER = -zlib.MAX_WBITS  # "deflate" as some senders understand it
 _SMALLEST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**64 - 1  # what orjson can write again
@@ -58,8 +59,13 @@ def parse_json(body: bytes) -> Any:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        value = _parse_with_surrogates(body)
-    return _clean(value, MAX_DEPTH)
+        return _clean(_parse_with_surrogates(body), MAX_DEPTH)
+    return _clean(value, MAX_DEPTH) if _may_need_cleaning(body) else value
+
+
+def _may_need_cleaning(body: bytes) -> bool:
+    """Look at what orjson took: it has refused surrogates and infinities, so that NUL and depth are left."""
+    return _ESCAPED_NUL in body or body.count(b"{") + body.count(b"[") > MAX_DEPTH
 
 
 def _content_codings(headers: Mapping[str, str]) -> list[str]:

@@ -112,12 +112,21 @@ class Document:
 
 Content = Appointment | Patient | Document
 
+_FIELD_NAMES: dict[type, tuple[str, ...]] = {
+    kind: tuple(entry.name for entry in fields(kind)) for kind in (Appointment, AppointmentExtras, Patient, Document)
+}
+
+
+def field_names(kind: type[Content | AppointmentExtras]) -> tuple[str, ...]:
+    """Name the fields of a content, in their order."""
+    return _FIELD_NAMES[kind]
+
 
 def content_hash(content: Content | AppointmentExtras | None) -> bytes:
     """Hash the mapped fields (16 bytes): equal content gives equal hashes in every process and version."""
     if content is None:
         return b""
-    plain = {entry.name: getattr(content, entry.name) for entry in fields(content)}
+    plain = {name: getattr(content, name) for name in field_names(type(content))}
     return blake2b(orjson.dumps(plain, default=_plain, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 

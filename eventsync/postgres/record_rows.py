@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
@@ -22,6 +22,7 @@ from eventsync.domain.records import (
     LocationType,
     Patient,
     RecordKind,
+    field_names,
     patient_id_of,
     record_id_of,
 )
@@ -98,7 +99,7 @@ class AppointmentTable:
 
     def held(self, row: Row) -> tuple[Held[Content | None], Held[AppointmentExtras] | None]:
         """Read the versioned groups of a row."""
-        plain = {entry.name: row[entry.name] for entry in fields(Appointment)}
+        plain = {name: row[name] for name in field_names(Appointment)}
         plain["status"] = AppointmentStatus(plain["status"])
         plain["details"] = orjson.loads(plain["details"])
         if plain["location_type"] is not None:
@@ -109,12 +110,12 @@ class AppointmentTable:
     def columns(self, ref: EntityRef, state: RecordState) -> dict[str, Any]:
         """Write the columns that only this table has."""
         content = _content(state, Appointment)
-        columns = {entry.name: getattr(content, entry.name) for entry in fields(Appointment)}
+        columns = {name: getattr(content, name) for name in field_names(Appointment)}
         columns["id"] = record_id_of(ref.connection_id, RecordKind.APPOINTMENT, ref.external_id)
         columns["patient_id"] = _patient_id(ref, content.client_external_id)
         if state.extras is not None:
             extras = state.extras.content
-            columns |= {entry.name: getattr(extras, entry.name) for entry in fields(AppointmentExtras)}
+            columns |= {name: getattr(extras, name) for name in field_names(AppointmentExtras)}
             columns["extras_version"] = state.extras.version.to_bytes()
         return columns
 
@@ -147,13 +148,13 @@ class PatientTable:
 
     def held(self, row: Row) -> tuple[Held[Content | None], Held[AppointmentExtras] | None]:
         """Read the versioned groups of a row."""
-        content = Patient(**{entry.name: row[entry.name] for entry in fields(Patient)})
+        content = Patient(**{name: row[name] for name in field_names(Patient)})
         return Held(Version.from_bytes(row["version"]), content), None
 
     def columns(self, ref: EntityRef, state: RecordState) -> dict[str, Any]:
         """Write the columns that only this table has."""
         content = _content(state, Patient)
-        columns = {entry.name: getattr(content, entry.name) for entry in fields(Patient)}
+        columns = {name: getattr(content, name) for name in field_names(Patient)}
         return columns | {"patient_id": patient_id_of(ref.connection_id, ref.external_id)}
 
 

@@ -69,16 +69,13 @@ class News:
 
 @dataclass(slots=True)
 class _Plan:
-    """What one batch does to one record."""
+    """What one batch does to one record. `visible_change` says whether a reader sees a difference at its end."""
 
     before: RecordState
     after: RecordState
     exists: bool
     applied_event_id: EventId | None = None
-
-    @property
-    def visible_change(self) -> bool:
-        return bool(changed_fields(self.before, self.after))
+    visible_change: bool = False
 
 
 class RecordWriter:
@@ -147,6 +144,7 @@ class RecordWriter:
                 plan.after = merged.state
                 if merged.outcome is Outcome.APPLIED:
                     plan.applied_event_id = entry.event_id
+            plan.visible_change = bool(changed_fields(state, plan.after))
             plans[ref] = plan
         return plans
 
