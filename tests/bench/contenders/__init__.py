@@ -1,0 +1,1 @@
+"""The programs that contend: each is started as `python -m bench.contenders.<name>` and prints its figures."""
