@@ -18,7 +18,7 @@ help:
 	@echo "make prove    all tests, in full sizes"
 	@echo "make simulate SEED=7  one seed of the simulation, or several (SEED=1-5000)"
 	@echo "make check    lint, types, import contract"
-	@echo "make bench    the benchmarks"
+	@echo "make bench ARGS=\"ingress --rounds 3\"  contests with naive ways and peers; all of them without ARGS"
 	@echo "make pictures the README's pictures, drawn from the product at work"
 	@echo "make install  only the virtual environment, $(VENV)"
 
@@ -44,9 +44,8 @@ simulate: $(VENV)/.installed-dev
 	EVENTSYNC_SIMULATE="$(SEED)" $(BIN)/python -m pytest tests/simulation -k nothing_is_lost -rN --show-capture=no $(ARGS)
 
 bench: $(VENV)/.installed-dev
-	@test -d tests/bench || { echo "there are no benchmarks in tests/bench yet"; exit 1; }
 	tests/install-services
-	$(BIN)/python -m pytest tests/bench $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 pictures: $(VENV)/.installed
 	mkdir -p deploy/pictures
