@@ -26,6 +26,7 @@ class _Sql:
     mark_published: str
     next_due: str
     republish_lost: str
+    follow_clock_set_back: str
     republish_all: str
     wait_for_bus_turn: str
     return_expired_leases: str
@@ -163,6 +164,13 @@ class EventQueue:
         """Make published events due again that were not finished for `after_s` seconds (doubling); tell how many."""
         async with self.database.session() as session:
             return _count(await session.execute(SQL.republish_lost, now, after_s))
+
+    async def follow_clock_set_back(self, windows: Sequence[FlightWindow], now: datetime) -> int:
+        """Let what a clock that was ahead has put into the future begin now; tell how many events that were."""
+        works, lanes, _ = _columns(windows)
+        async with self.database.session() as session:
+            moved: int = await session.fetchval(SQL.follow_clock_set_back, now, works, lanes)
+        return moved
 
     async def republish_all(self) -> int:
         """Make everything in flight due again, since the bus has lost it; tell how many."""

@@ -110,9 +110,12 @@ class Relay:
 
     async def _rescue(self) -> int:
         now = self._clock()
-        if now - self._rescued_at < _RESCUE_INTERVAL:
+        if timedelta(0) <= now - self._rescued_at < _RESCUE_INTERVAL:  # at once where the clock has been set back
             return 0
         self._rescued_at = now
+        moved = await self._queue.follow_clock_set_back(self._windows, now)
+        if moved:
+            _log.warning("events_from_the_future", count=moved)
         lost = await self._queue.republish_lost(now, after_s=self._lost_after_s)
         if lost:
             self._metrics.republished.inc(lost)

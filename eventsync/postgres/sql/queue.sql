@@ -2,7 +2,7 @@
 
 -- name: store
 -- An event that is already there (a commit whose outcome was unknown, tried again) is left alone, and so is its
--- place in the queue, which it may have left by now.
+-- place in the queue, which it may have left by now. It is due at once, also where the door's clock is ahead of ours.
 WITH incoming AS (
     SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::text[], $5::text[], $6::uuid[],
                          $7::bytea[], $8::bytea[], $9::int[], $10::smallint[], $11::text[])
@@ -16,7 +16,7 @@ WITH incoming AS (
 )
 INSERT INTO event_queue (event_id, received_at, connection_id, vendor, source, caused_by, lane, status, reason, available_at)
 SELECT id, received_at, connection_id, vendor, source, caused_by, lane,
-       CASE WHEN parked_reason IS NULL THEN 'pending' ELSE 'parked' END, parked_reason, received_at
+       CASE WHEN parked_reason IS NULL THEN 'pending' ELSE 'parked' END, parked_reason, least(received_at, now())
 FROM incoming JOIN stored USING (id);
 
 -- name: claim_due
@@ -60,6 +60,37 @@ WHERE event_id = ANY(ARRAY(
                                                  interval '1 hour')
     FOR UPDATE SKIP LOCKED
 ));
+
+-- name: follow_clock_set_back
+-- A clock was ahead and has been set back: what was written by it would wait until the clock is there again. Whatever
+-- began in the future began now, and keeps its pause or its lease from now on.
+WITH waiting AS (
+    UPDATE event_queue
+    SET available_at = $1 + greatest(available_at - coalesce(published_at, received_at), interval '0'),
+        published_at = CASE WHEN published_at > $1 THEN $1 ELSE published_at END
+    WHERE event_id = ANY(ARRAY(
+        SELECT q.event_id FROM unnest($2::text[], $3::smallint[]) AS c(work, lane) CROSS JOIN LATERAL (
+            SELECT event_id FROM event_queue
+            WHERE status = 'pending' AND work = c.work AND lane = c.lane AND available_at > $1
+              AND coalesce(published_at, received_at) > $1
+            FOR UPDATE SKIP LOCKED
+        ) q
+    ))
+    RETURNING 1
+), in_flight AS (
+    UPDATE event_queue SET published_at = $1
+    WHERE event_id = ANY(ARRAY(
+        SELECT event_id FROM event_queue WHERE status = 'published' AND published_at > $1 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+), leased AS (
+    UPDATE event_queue SET leased_until = $1 + (leased_until - attempt_started_at), attempt_started_at = $1
+    WHERE event_id = ANY(ARRAY(
+        SELECT event_id FROM event_queue WHERE status = 'running' AND attempt_started_at > $1 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM waiting) + (SELECT count(*) FROM in_flight) + (SELECT count(*) FROM leased);
 
 -- name: republish_all
 -- The bus has lost its queues (or its process): everything in flight goes out again, oldest first.
@@ -129,8 +160,9 @@ WHERE q.event_id = p.event_id AND q.status <> 'parked'
 RETURNING q.event_id;
 
 -- name: hand_to_refetch
+-- Due since it was received, so that no clock that was ahead at this moment can hold it up.
 UPDATE event_queue q
-SET work = 'refetch', status = 'pending', available_at = $2, attempts = 0, publishes = 0, attempt_started_at = NULL,
+SET work = 'refetch', status = 'pending', available_at = least(q.received_at, $2), attempts = 0, publishes = 0, attempt_started_at = NULL,
     event_type = r.event_type, entity_kind = r.entity_kind, entity_id = r.entity_id
 FROM jsonb_to_recordset($1::jsonb) AS r(event_id uuid, event_type text, entity_kind text, entity_id text)
 WHERE q.event_id = r.event_id AND q.status <> 'parked' AND q.work = 'apply'
@@ -147,7 +179,7 @@ RETURNING pg_notify('eventsync_queue', '');
 -- name: lease_refetch
 -- One read at a time per record, its sequence number taken before the read, and so is the snapshot, which tells what
 -- had been committed by then. Nothing comes back while another worker holds the record or the event is no longer
--- waiting.
+-- waiting. A lease that ends much later than one taken now was taken by a clock that was ahead, and holds no more.
 WITH wanted AS (
     SELECT event_id, connection_id, entity_kind, entity_id FROM event_queue
     WHERE event_id = $1 AND work = 'refetch' AND (status = 'published' OR (status = 'pending' AND available_at <= $2))
@@ -157,7 +189,7 @@ WITH wanted AS (
     SELECT connection_id, entity_kind, entity_id, 1, $3 FROM wanted
     ON CONFLICT (connection_id, kind, external_id) DO UPDATE
         SET sequence = r.sequence + 1, leased_until = excluded.leased_until
-        WHERE r.leased_until < $2
+        WHERE r.leased_until < $2 OR r.leased_until > $3 + interval '1 minute'
     RETURNING sequence
 )
 UPDATE event_queue q
@@ -189,13 +221,13 @@ RETURNING pg_notify('eventsync_queue', '');
 -- A dead letter that was never attempted only shared its consumer's fate; it gets its own chances, counted. One that
 -- waits for its next try by now is an old copy of the message, and counts for nothing.
 UPDATE event_queue
-SET attempts = attempts + 1, status = 'pending', available_at = $2, attempt_started_at = $2
+SET attempts = attempts + 1, status = 'pending', available_at = least($2, now()), attempt_started_at = $2
 WHERE event_id = $1 AND (status = 'published' OR (status = 'pending' AND available_at <= $2))
 RETURNING attempts, pg_notify('eventsync_queue', '');
 
 -- name: unpark
 UPDATE event_queue
-SET status = 'pending', available_at = $2, attempts = 0, publishes = 0, attempt_started_at = NULL, reason = NULL,
+SET status = 'pending', available_at = least($2, now()), attempts = 0, publishes = 0, attempt_started_at = NULL, reason = NULL,
     error = NULL, lane = $3, enqueued_in = pg_current_xact_id()
 WHERE event_id = $1 AND status = 'parked'
 RETURNING event_id, pg_notify('eventsync_queue', '');
