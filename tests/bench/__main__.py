@@ -5,44 +5,44 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from bench.contest import CannotRun, Contest
 from bench.report import Report, as_chart, as_table, to_json
-from bench.rows import load_contests
+from bench.rows import load_contest, row_names
 from bench.runner import Runner, Servers, open_servers, vhosts_of
 from eventsync.bench.environment import describe_environment
 
 
 def main() -> int:
     """Run what the command line asks for: 0 where every target was met, 1 where not, 2 where it makes no sense."""
-    contests = load_contests()
-    parser = _parser(contests)
+    parser = _parser()
     given = parser.parse_args()
-    chosen = {name: contests[name] for name in given.rows or contests}
-    known = {contender.name for contest in chosen.values() for contender in contest.contenders}
+    contests = [load_contest(row) for row in given.rows or row_names()]
+    known = {contender.name for contest in contests for contender in contest.contenders}
     if given.profile is not None and given.profile not in known:
         parser.error(f"no such contender: {given.profile}; there are {', '.join(sorted(known))}")
     console = Console()
     try:
-        report = asyncio.run(_run(given, chosen, console))
+        report = asyncio.run(_run(given, contests, console))
     except CannotRun as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    for outcome in report.outcomes:
-        console.print(as_table(chosen[outcome.name], outcome))
+    for contest, outcome in zip(contests, report.outcomes, strict=True):
+        console.print(as_table(contest, outcome))
         for name, profile in outcome.profiles.items():
             console.print(f"where the time goes: {name}", style="bold")
             console.print(profile, markup=False, highlight=False)
     return 0 if report.is_passed else 1
 
 
-def _parser(contests: Mapping[str, Contest]) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
+    rows = row_names()
     parser = argparse.ArgumentParser(prog="bench", description="Contests between eventsync's parts and others.")
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all when none is named: {', '.join(contests)}")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all when none is named: {', '.join(rows)}")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contender, in turn (default 3)")
     parser.add_argument("--events", type=int, help="events a run, instead of the row's own number")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
@@ -51,25 +51,23 @@ def _parser(contests: Mapping[str, Contest]) -> argparse.ArgumentParser:
     return parser
 
 
-async def _run(given: argparse.Namespace, chosen: Mapping[str, Contest], console: Console) -> Report:
-    async with open_servers(vhosts=vhosts_of(list(chosen.values()), given.rounds)) as servers:
-        report = await _report(given, chosen, servers, console)
+async def _run(given: argparse.Namespace, contests: Sequence[Contest], console: Console) -> Report:
+    async with open_servers(vhosts=vhosts_of(contests, given.rounds)) as servers:
+        report = await _report(given, contests, servers, console)
     if given.json is not None:
         given.json.write_bytes(to_json(report))
     if given.chart is not None:
-        given.chart.write_text(as_chart(chosen, report.outcomes))
+        given.chart.write_text(as_chart(report.outcomes))
     return report
 
 
-async def _report(
-    given: argparse.Namespace, chosen: Mapping[str, Contest], servers: Servers, console: Console
-) -> Report:
+async def _report(given: argparse.Namespace, contests: Sequence[Contest], servers: Servers, console: Console) -> Report:
     amqp_url = None if servers.rabbitmq is None else servers.rabbitmq.url
     environment = await describe_environment(servers.postgres.url, amqp_url)
     runner = Runner(servers, lambda line: console.print(line, markup=False, highlight=False))
     outcomes = [
         await runner.run(contest, given.events or contest.events, given.rounds, profile=given.profile)
-        for contest in chosen.values()
+        for contest in contests
     ]
     return Report(environment, tuple(outcomes))
 

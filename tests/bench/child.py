@@ -12,10 +12,8 @@ from pathlib import Path
 
 import aiohttp
 
+from bench.profiled import PROFILES
 from servers.eventually import eventually
-
-PROFILES = "BENCH_PROFILES"
-"""The environment variable that names a folder for profiles; then everything in Python runs under a profiler."""
 
 _READY_WITHIN_S = 30.0
 _STOPS_WITHIN_S = 30.0

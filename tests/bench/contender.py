@@ -8,14 +8,14 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 import uvloop
 
 from bench.contest import CPU_SECONDS, MEMORY_MB, Figures
+from bench.profiled import profiled
 
 WARM_UP_EVENTS = 500
 """Sent, relayed or applied before the clock starts: connections open, plans are made, code is warm."""
@@ -52,22 +52,19 @@ async def _figures(work: Callable[[Assignment], Awaitable[Figures]], assignment:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Takes the wall-clock and this process's CPU time of a block, as the figures `seconds` and `cpu_seconds`."""
+    """Takes the wall-clock and this process's CPU time of a block, and a profile of it where one is wanted."""
 
-    _began: float = field(default=0.0, init=False)
-    _cpu_began: float = field(default=0.0, init=False)
     seconds: float = field(default=0.0, init=False)
     cpu_seconds: float = field(default=0.0, init=False)
 
-    def __enter__(self) -> Self:
-        """Start."""
-        self._cpu_began, self._began = time.process_time(), time.perf_counter()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop."""
-        self.seconds = time.perf_counter() - self._began
-        self.cpu_seconds = time.process_time() - self._cpu_began
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Take the time of the block."""
+        with profiled("contender"):
+            cpu_began, began = time.process_time(), time.perf_counter()
+            yield
+            self.seconds = time.perf_counter() - began
+            self.cpu_seconds = time.process_time() - cpu_began
 
     def figures(self, events: int) -> dict[str, float]:
         """Give what was measured over `events`, with the most memory that this process has ever had."""

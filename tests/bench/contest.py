@@ -75,8 +75,8 @@ class Contender:
     `seconds`.
 
     `install` runs once, before the first round (it may make a virtual environment), `prepare` before every run, in its
-    place; either raises CannotRun. `is_front` tells of a Python module that only drives processes which it starts by
-    `bench.contender.python`: a profile is then of those.
+    place; either raises CannotRun. A profile is of what a module's Stopwatch is around, and of the processes that it
+    starts by `bench.child.python`; of those alone where `is_front` says that the module only drives them.
     """
 
     name: str

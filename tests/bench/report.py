@@ -81,11 +81,10 @@ def _shown(measure: Measure, figures: Figures) -> str:
     return "" if figure is None else f"{figure:,.{measure.digits}f}"
 
 
-def as_chart(contests: Mapping[str, Contest], outcomes: Sequence[Outcome]) -> str:
-    """Draw the rates side by side, one group of bars a row. Returns an SVG document."""
+def as_chart(outcomes: Sequence[Outcome]) -> str:
+    """Draw the rates side by side, one group of bars a row; what has none is left out. Returns an SVG document."""
     groups = {
         outcome.name: {name: figures[EVENTS_PER_S.name] for name, figures in outcome.medians.items()}
         for outcome in outcomes
-        if contests[outcome.name].measures[0] is EVENTS_PER_S
     }
     return bars("eventsync and others, medians", groups, EVENTS_PER_S.title)

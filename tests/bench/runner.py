@@ -18,7 +18,6 @@ from types import MappingProxyType
 
 import asyncpg
 
-from bench.child import PROFILES
 from bench.contest import (
     CannotRun,
     Contender,
@@ -32,6 +31,7 @@ from bench.contest import (
     medians_of,
     with_rate,
 )
+from bench.profiled import IS_FRONT, PROFILES
 from eventsync.postgres.embedded import EmbeddedPostgres
 from eventsync.postgres.migrations import migrate
 from servers.postgres import DatabaseServer
@@ -142,7 +142,8 @@ class Runner:
         for contender in contenders:
             with tempfile.TemporaryDirectory(prefix="evs-") as folder:
                 self._say(f"profiling {contender.name}")
-                await self._figures(contender, events, {PROFILES: folder})
+                front = {IS_FRONT: "yes"} if contender.is_front else {}
+                await self._figures(contender, events, {PROFILES: folder, **front})
                 profiles |= _texts_in(Path(folder), contender.name)
         return profiles
 
@@ -185,7 +186,7 @@ async def _start(contender: Contender, place: Place, more: Mapping[str, str]) ->
     output_path = place.folder / "output.txt"
     with output_path.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
-            *_command(contender, place, more),
+            *_command(contender, place),
             env=_environment(contender, more),
             cwd=place.folder,
             stdin=asyncio.subprocess.DEVNULL,
@@ -215,10 +216,8 @@ def _figures_in(line: str) -> Figures:
     return figures
 
 
-def _command(contender: Contender, place: Place, more: Mapping[str, str]) -> list[str]:
-    own = list(contender.command) or [sys.executable, "-m", contender.module]
-    if PROFILES in more and not contender.is_front:
-        own = [sys.executable, "-m", "bench.profiled", str(Path(more[PROFILES]) / "contender.txt"), contender.module]
+def _command(contender: Contender, place: Place) -> list[str]:
+    own = contender.command or (sys.executable, "-m", contender.module)
     places = ["--database-url", place.database_url, "--amqp-url", place.amqp_url, "--events", str(place.events)]
     return [*own, *places, *contender.arguments]
 

@@ -8,14 +8,14 @@ from importlib import import_module
 from bench.contest import Contest
 
 
-def load_contests() -> dict[str, Contest]:
-    """Find every row by its name, in the modules' order. Raises TypeError for a module without a CONTEST."""
-    contests = [_contest_of(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
-    return {contest.name: contest for contest in contests}
+def row_names() -> list[str]:
+    """List the rows by their modules' names, without loading them."""
+    return [module.name for module in pkgutil.iter_modules(__path__)]
 
 
-def _contest_of(module: str) -> Contest:
-    contest = getattr(import_module(module), "CONTEST", None)
+def load_contest(row: str) -> Contest:
+    """Load one row. Raises TypeError for a module without a CONTEST."""
+    contest = getattr(import_module(f"{__name__}.{row}"), "CONTEST", None)
     if not isinstance(contest, Contest):
-        raise TypeError(f"{module} has no CONTEST: a row is a module that names one")
+        raise TypeError(f"the row {row} has no CONTEST: a row is a module that names one")
     return contest
