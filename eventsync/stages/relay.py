@@ -76,30 +76,22 @@ class Relay:
                 woken_by = await self._wait()
 
     async def run_once(self) -> int:
-        """Publish one batch of events and one of news, and rescue what seems lost; tell how many went out."""
+        """Publish one batch of events and of news, and rescue what seems lost; tell how many went out."""
         await self._rescue()
         return await self._relay()
 
     async def _relay(self) -> int:
-        return await self._relay_events() + await self._relay_news()
-
-    async def _relay_events(self) -> int:
+        """Publish events and news together: they share one transaction and one wait for the bus's confirms."""
         async with self._queue.database.transaction() as session:
             claimed = await claim_due(session, self._windows, self._clock(), at_most=self._batch_events)
-            if not claimed:
-                return 0
-            await self._publish([_work_message(entry) for entry in claimed])
-            await mark_published(session, [entry.event_id for entry in claimed], self._clock())
+            news = await take_news(session, self._batch_events)
+            if claimed or news:
+                await self._publish([*map(_work_message, claimed), *map(_news_message, news)])
+            if claimed:
+                await mark_published(session, [entry.event_id for entry in claimed], self._clock())
         for (work, lane), count in Counter((entry.work, entry.lane) for entry in claimed).items():
             self._metrics.published.labels(work=work.value, lane=lane.name.lower()).inc(count)
-        return len(claimed)
-
-    async def _relay_news(self) -> int:
-        async with self._queue.database.transaction() as session:
-            news = await take_news(session, self._batch_events)
-            if news:
-                await self._publish([_news_message(entry) for entry in news])
-        return len(news)
+        return len(claimed) + len(news)
 
     async def _publish(self, messages: Sequence[Message]) -> None:
         try:

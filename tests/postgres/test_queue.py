@@ -21,8 +21,9 @@ from eventsync.domain.events import (
     new_event_id,
     received_at_of,
 )
-from eventsync.postgres.database import Database
+from eventsync.postgres.database import Database, Session
 from eventsync.postgres.queue import (
+    SQL,
     EventQueue,
     Finished,
     FlightWindow,
@@ -250,3 +251,25 @@ async def test_claiming_stays_on_its_index_however_much_is_parked(
     )
     assert "event_queue_due" in plan
     assert "Seq Scan" not in plan
+
+
+async def commits_without_waiting(session: Session) -> bool:
+    return await session.fetchval("SHOW synchronous_commit") == "off"
+
+
+async def test_only_commits_that_a_crash_may_undo_do_not_wait_for_the_disk(
+    queue: EventQueue, connection_ids: list[ConnectionId]
+) -> None:
+    (event_id,) = await stored(queue, connection_ids[0])
+    async with queue.database.transaction() as relaying:
+        await relaying.execute("SET LOCAL synchronous_commit = on")
+        await claim_due(relaying, [APPLY], NOW, at_most=1)
+        assert await commits_without_waiting(relaying)
+    async with queue.database.transaction() as counting:
+        await counting.execute("SET LOCAL synchronous_commit = on")
+        await counting.fetch(SQL.begin_attempts, [event_id], [], NOW, False)
+        assert await commits_without_waiting(counting)
+    async with queue.database.transaction() as ending:
+        await ending.execute("SET LOCAL synchronous_commit = on")
+        await finish(ending, [Finished(event_id, Outcome.APPLIED)], NOW)
+        assert not await commits_without_waiting(ending)

@@ -21,8 +21,11 @@ FROM incoming JOIN stored USING (id);
 
 -- name: claim_due
 -- Each work class and lane has a bounded window in flight: what does not fit waits here, where it is safe and in order.
+-- The relay's commit does not wait for the disk: a crash of PostgreSQL that undoes it only publishes once more.
+WITH commit_without_waiting AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
 SELECT q.event_id, c.work, c.lane
-FROM unnest($1::text[], $2::smallint[], $3::int[]) AS c(work, lane, flight_window)
+FROM commit_without_waiting
+CROSS JOIN unnest($1::text[], $2::smallint[], $3::int[]) AS c(work, lane, flight_window)
 CROSS JOIN LATERAL (
     SELECT event_id FROM event_queue
     WHERE status = 'pending' AND work = c.work AND lane = c.lane AND available_at <= $4
@@ -111,14 +114,17 @@ WHERE status = 'running' AND leased_until < $1;
 -- hands of a consumer that died, and is counted when its turn comes to run alone ($4): otherwise a batch that holds
 -- one killer would use up the attempts of all the others. `$2` names those which this very process let go when the
 -- database went away. A due pending row is taken as well: its relay may not have committed yet, and this waits until
--- it has. Rows are locked in key order, since two consumers may hold the same ones.
-WITH held AS MATERIALIZED (
+-- it has. Rows are locked in key order, since two consumers may hold the same ones. The commit does not wait for the
+-- disk: what is counted are consumers that die, and none is blamed for a death of PostgreSQL.
+WITH commit_without_waiting AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true)
+), held AS MATERIALIZED (
     SELECT event_id, received_at, attempts, attempt_started_at IS NOT NULL AND NOT event_id = ANY($2::uuid[]) AS is_suspect
-    FROM event_queue
+    FROM commit_without_waiting CROSS JOIN event_queue
     WHERE event_id = ANY($1::uuid[]) AND work = 'apply'
       AND (status = 'published' OR (status = 'pending' AND available_at <= $3))
     ORDER BY event_id
-    FOR UPDATE
+    FOR UPDATE OF event_queue
 ), counted AS (
     UPDATE event_queue q
     SET attempts = held.attempts + CASE WHEN $4::boolean OR NOT (held.is_suspect OR q.event_id = ANY($2::uuid[]))
