@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pygal
-from pygal.style import Style
-
-_STYLE = Style(
-    background="white",
-    plot_background="white",
-    font_family="sans-serif",
-    colors=("#1f6f8b", "#e07a3f", "#5b8c5a", "#8e6c8a", "#c9a227", "#6b7280"),
-)
+_COLOURS = ("#1f6f8b", "#e07a3f", "#5b8c5a", "#8e6c8a", "#c9a227", "#6b7280")
 _HEIGHT_PX = 480
 _WIDTH_PX = 900
 
@@ -22,10 +14,13 @@ def bars(title: str, groups: Mapping[str, Mapping[str, float]], unit: str) -> st
 
     A series that a group lacks has no bar there. Returns an SVG document.
     """
+    import pygal  # noqa: PLC0415  # 2 MB that no other command needs
+    from pygal.style import Style  # noqa: PLC0415  # as above
+
     series = list(dict.fromkeys(name for group in groups.values() for name in group))
     chart = pygal.Bar(
         js=[],  # the script that shows values under the pointer would be fetched from elsewhere
-        style=_STYLE,
+        style=Style(background="white", plot_background="white", font_family="sans-serif", colors=_COLOURS),
         title=title,
         y_title=unit,
         print_values=True,

@@ -31,7 +31,8 @@ class LoadResult:
     """What became of the webhooks that were sent.
 
     `sent` = `accepted` (2xx) + `refused` (any other answer) + `unanswered` (the connection ended, or no answer came in
-    time; these may have been stored all the same). `seconds` run from the first send to the last answer.
+    time; these may have been stored all the same). `began_at_s` is the Unix time of the first send; `seconds` run from
+    there to the last answer.
     `latencies` are of the accepted: from sending or, at a fixed rate, from when it was due to be sent.
     `event_ids` has one place for each body that was given: None where it was not accepted, or the answer named no
     `event_id`. `statuses` counts the refusals by status.
@@ -41,6 +42,7 @@ class LoadResult:
     accepted: int
     refused: int
     unanswered: int
+    began_at_s: float
     seconds: float
     latencies: Latencies
     event_ids: tuple[UUID | None, ...]
@@ -155,7 +157,8 @@ class _Run:
         """Send everything and wait for the last answer."""
         if not self._bodies:
             self._ended.set()
-        start = self._last_answer = time.perf_counter()
+        began_at_s, start = time.time(), time.perf_counter()
+        self._last_answer = start
         try:
             async with asyncio.TaskGroup() as tasks:
                 helpers = [tasks.create_task(self._look_after(on_progress))]
@@ -173,7 +176,7 @@ class _Run:
             raise self._error
         if on_progress is not None:
             on_progress(self._over)
-        return self._result(self._last_answer - start)
+        return self._result(began_at_s, self._last_answer - start)
 
     def ready(self, connection: Connection) -> None:
         """Give a free connection its next webhook, or let it wait."""
@@ -241,13 +244,14 @@ class _Run:
         for connection in self._connections:
             await connection.close()
 
-    def _result(self, seconds: float) -> LoadResult:
+    def _result(self, began_at_s: float, seconds: float) -> LoadResult:
         refused = sum(self._statuses.values())
         return LoadResult(
             sent=self._sent,
             accepted=len(self._latencies_ms),
             refused=refused,
             unanswered=self._sent - len(self._latencies_ms) - refused,
+            began_at_s=began_at_s,
             seconds=seconds,
             latencies=latencies_of(self._latencies_ms),
             event_ids=tuple(map(_event_id, self._answers)),

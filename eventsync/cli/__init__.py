@@ -6,6 +6,7 @@ import click
 
 from eventsync import __version__
 from eventsync.cli.affiliations import affiliations_group
+from eventsync.cli.bench import bench_command
 from eventsync.cli.budget import budget_command
 from eventsync.cli.check import check_command
 from eventsync.cli.connections import connections_group
@@ -53,7 +54,7 @@ eventsync_command.add_sections(
         "Run": [up_command, run_command, sandbox_command],
         "Set up": [migrate_command, check_command, database_url_command],
         "Who and what is connected": [orgs_group, tokens_group, connections_group, affiliations_group, providers_group],
-        "Look and mend": [events_group, explain_command, budget_command, send_test_event_command],
+        "Look and mend": [events_group, explain_command, budget_command, send_test_event_command, bench_command],
     }
 )
 
