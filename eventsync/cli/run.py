@@ -11,6 +11,7 @@ from eventsync.cli.session import run_async
 from eventsync.settings import Settings, load_settings
 from eventsync.telemetry import configure_logging
 from eventsync.wiring import Role, database_in_use, keyring_of
+from eventsync.wiring.garbage import collect_seldom
 from eventsync.wiring.process import ProcessOptions, check_roles, open_process
 
 _DEFAULT_HEALTH_PORT = 8081
@@ -67,6 +68,7 @@ async def _run(settings: Settings, roles: frozenset[Role], host: str, port: int,
         )
         async with open_process(options) as process:
             stop = stop_on_signals()
+            collect_seldom()
             async with process.running(stop):
                 await stop.wait()
 

@@ -19,6 +19,7 @@ from eventsync.settings import Settings, load_settings
 from eventsync.telemetry import configure_logging
 from eventsync.wiring import Role, keyring_of
 from eventsync.wiring.demo import DEMO_RATE_PER_S, open_demo
+from eventsync.wiring.garbage import collect_seldom
 from eventsync.wiring.home import DatabaseHome
 from eventsync.wiring.process import Process, ProcessOptions, open_process
 
@@ -74,6 +75,7 @@ async def _up(settings: Settings, sandbox_port: int | None, rate_per_s: float) -
             companions=(home,),
         )
         process = await stack.enter_async_context(open_process(options))
+        collect_seldom()
         await stack.enter_async_context(process.running(stop))
         base_url = process.servers[0].address
         demo = None
