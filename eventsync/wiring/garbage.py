@@ -1,4 +1,4 @@
-"""How often a process that runs for weeks looks for garbage in cycles: seldom, and never among what was there at start."""
+"""How often a process that runs for weeks looks for garbage in cycles: seldom, and never among what it started with."""
 
 from __future__ import annotations
 
