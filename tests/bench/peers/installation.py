@@ -19,6 +19,7 @@ _PROJECT = _PINS.parents[2]
 _FOLDER = _PROJECT / ".bench-peers"
 _OLDEST_NODE = 18
 _INSTALLED_WITHIN_S = 600.0
+_MIGRATION = "node_modules/@supabase/stripe-sync-engine/dist/migrations/0012_add_updated_at.sql"
 
 NODE_FOLDER = _FOLDER / "node"
 PEERS_PYTHON = str(_FOLDER / "python" / "bin" / "python")
@@ -49,7 +50,8 @@ async def install_node_peers() -> None:
     version = (await _run(["node", "--version"])).strip().lstrip("v")
     if int(version.split(".")[0]) < _OLDEST_NODE:
         raise CannotRun(f"Node.js {version} is too old: install {_OLDEST_NODE} or later")
-    pins = [_PINS / "package.json", _PINS / "package-lock.json"]
+    # Node.js looks for packages beside the file that asks for them, so the server goes along.
+    pins = [_PINS / name for name in ("package.json", "package-lock.json", "stripe_server.cjs")]
     if _is_current(NODE_FOLDER, pins):
         return
     shutil.rmtree(NODE_FOLDER, ignore_errors=True)
@@ -57,6 +59,9 @@ async def install_node_peers() -> None:
     for pin in pins:
         shutil.copy(pin, NODE_FOLDER)
     await _run(["npm", "ci", "--prefix", str(NODE_FOLDER), "--no-audit", "--no-fund", "--ignore-scripts"])
+    # One of the sync engine's migrations gives a function to the superuser, which the benchmark's server lets nobody be.
+    migration = NODE_FOLDER / _MIGRATION
+    migration.write_text(migration.read_text().replace("owner to postgres", "owner to current_user"))
     _mark(NODE_FOLDER, pins)
 
 
