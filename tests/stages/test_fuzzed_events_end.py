@@ -1,0 +1,124 @@
+"""No event is ever stuck: whatever a vendor sends, and answers when asked, each accepted event comes to a known end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contracts.fuzzed import api_answers, as_json, headers, webhook_bodies
+from eventsync.domain.connections import WebhookVerifier
+from eventsync.domain.errors import Rejected, Transient
+from eventsync.domain.events import new_event_id
+from eventsync.domain.payloads import parse_json
+from eventsync.stages.incoming import incoming
+from eventsync.stages.refetch import MAX_ATTEMPTS, Refetcher
+from eventsync.vendorkit.budget import Purpose
+from eventsync.vendorkit.http import NotFound, VendorHttp
+from eventsync.vendorkit.vendor import Vendor
+from eventsync.vendors import load_vendors
+from stages.spine import Spine, a_connection
+
+EXAMPLES = 1_000 if os.environ.get("EVENTSYNC_PROVE") else 60
+VENDORS = load_vendors()
+FAULTS_OF_OURS = {"internal_error", "database_refused", "kills_the_consumer", "kills_the_worker"}
+
+Sent = tuple[tuple[tuple[str, str], ...], bytes]
+
+
+class Answers(VendorHttp):
+    """Answers with what was drawn, one call after the other, then that there is nothing (any more)."""
+
+    def __init__(self, answers: Sequence[bytes]) -> None:
+        self._answers = list(answers)
+
+    async def get_json(
+        self,
+        url: str,  # noqa: ARG002  # whatever is asked for
+        *,
+        params: Mapping[str, str],  # noqa: ARG002  # as above
+        headers: Mapping[str, str],  # noqa: ARG002  # as above
+        purpose: Purpose,  # noqa: ARG002  # as above
+    ) -> Any:
+        """Answer the next call, failing as VendorHttp does. Raises Transient, NotFound."""
+        if not self._answers:
+            raise NotFound
+        try:
+            return parse_json(self._answers.pop(0))
+        except Rejected:
+            raise Transient("the answer is not JSON") from None
+
+
+class Trial:
+    """A handful of webhooks that come together, and the answers that the vendor then gives."""
+
+    def __init__(self, spine: Spine, database: asyncpg.Connection, vendor: Vendor) -> None:
+        self._spine = spine
+        self._database = database
+        self._vendor = vendor
+        self._verifier = WebhookVerifier(bytes(32), spine.connection_id, vendor.name)
+        spine.connections[spine.connection_id] = a_connection(spine.connection_id, vendor=vendor.name)
+
+    async def run(self, sent: Sequence[Sent], answers: Sequence[bytes]) -> None:
+        """Take them in as the door does, apply them, read what they name; each must have ended."""
+        spine = self._spine
+        events = [
+            incoming(new_event_id(spine.clock(), secrets.token_bytes(10)), self._verifier, fields, body)
+            for fields, body in sent
+        ]
+        await spine.queue.store(events)
+        await spine.applier().apply([event.id for event in events])
+        await self._read_what_waits(Answers(answers))
+        ends = await self._database.fetch(
+            "SELECT event_id, state, reason FROM v_events WHERE event_id = ANY($1)", [event.id for event in events]
+        )
+        assert {row["event_id"] for row in ends} == {event.id for event in events}
+        assert {row["state"] for row in ends} <= {"applied", "unchanged", "stale", "parked"}
+        for row in ends:
+            assert row["state"] != "parked" or row["reason"]
+            assert row["reason"] not in FAULTS_OF_OURS
+
+    async def _read_what_waits(self, http: Answers) -> None:
+        spine = self._spine
+        refetcher = Refetcher(
+            spine.queue,
+            spine.writer,
+            spine.directory,
+            lambda connection: self._vendor.client(connection, http),
+            spine.metrics,
+            spine.clock,
+        )
+        for _ in range(MAX_ATTEMPTS + 1):
+            rows = await self._database.fetch("SELECT event_id FROM event_queue WHERE status = 'pending'")
+            for row in rows:
+                lease = await refetcher.lease(row["event_id"])
+                if lease is not None:  # else a read for another event has answered this one
+                    await refetcher.refetch(lease)
+            if not rows:
+                return
+            spine.clock.advance(3_601)
+
+
+@pytest.mark.parametrize("vendor", VENDORS.values(), ids=VENDORS)
+async def test_whatever_a_vendor_sends_and_answers_every_event_ends(
+    spine: Spine, database: asyncpg.Connection, vendor: Vendor
+) -> None:
+    trial = Trial(spine, database, vendor)
+    loop = asyncio.get_running_loop()
+
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(
+        sent=st.lists(st.tuples(headers | st.just(()), webhook_bodies(vendor)), min_size=1, max_size=6),
+        answers=st.lists(api_answers(vendor).map(as_json) | st.binary(max_size=20), max_size=4),
+    )
+    def run(sent: list[Sent], answers: list[bytes]) -> None:
+        asyncio.run_coroutine_threadsafe(trial.run(sent, answers), loop).result(timeout=60)
+
+    await asyncio.to_thread(run)
