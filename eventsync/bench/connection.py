@@ -11,6 +11,7 @@ from typing import Protocol, cast
 from eventsync.domain.errors import Transient
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _TRY_AGAIN_AFTER_S = 0.1
 
 
@@ -32,8 +33,11 @@ class Load(Protocol):
     def ready(self, connection: Connection) -> None:
         """Take note of a free connection."""
 
-    def over(self, exchange: Exchange | None, index: int) -> None:
-        """Take note of how request `index` ended; None: without an answer."""
+    def answered(self, exchange: Exchange, index: int) -> None:
+        """Take note of the answer to request `index`."""
+
+    def lost(self, connection: Connection, index: int | None) -> None:
+        """Take note of a connection that ended, and of the request that it leaves unanswered."""
 
     def gave_up(self, connection: Connection) -> None:
         """Take note of a connection that could not be opened again."""
@@ -104,7 +108,7 @@ class Connection(asyncio.Protocol):
             self._received = received
         else:
             self._received = b""
-            self._answered(Exchange(status, body))
+            self._answered(Exchange(status, body), is_last=_CLOSES.search(head) is not None)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """Open it again, unless this is the end: asyncio calls this."""
@@ -112,16 +116,18 @@ class Connection(asyncio.Protocol):
         index, self._index = self._index, None
         if self._closing:
             return
-        if index is not None:
-            self._load.over(None, index)
+        self._load.lost(self, index)
         self._reopening = asyncio.get_running_loop().create_task(self._reopen())
 
-    def _answered(self, exchange: Exchange) -> None:
+    def _answered(self, exchange: Exchange, *, is_last: bool) -> None:
         index, self._index = self._index, None
         if index is None:
             return  # an answer that nobody asked for
-        self._load.over(exchange, index)
-        self._load.ready(self)
+        self._load.answered(exchange, index)
+        if is_last and self._transport is not None:
+            self._transport.close()  # and then it is opened again
+        else:
+            self._load.ready(self)
 
     async def _reopen(self) -> None:
         give_up_at = time.perf_counter() + self._timeout_s

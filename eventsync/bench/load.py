@@ -70,8 +70,7 @@ async def closed_loop(
     the answers carry no Content-Length.
     """
     run = _Run(_Target.of(url), bodies, header_lines, timeout_s)
-    await run.open(min(connections, max(1, len(bodies))))
-    return await run.to_end(rate_per_s=None, on_progress=on_progress)
+    return await _carried_out(run, connections, None, on_progress)
 
 
 async def open_loop(
@@ -92,8 +91,17 @@ async def open_loop(
     if rate_per_s <= 0:
         raise ValueError("rate_per_s must be above 0")
     run = _Run(_Target.of(url), bodies, header_lines, timeout_s)
-    await run.open(min(connections, max(1, len(bodies))))
-    return await run.to_end(rate_per_s=rate_per_s, on_progress=on_progress)
+    return await _carried_out(run, connections, rate_per_s, on_progress)
+
+
+async def _carried_out(
+    run: _Run, connections: int, rate_per_s: float | None, on_progress: Callable[[int], None] | None
+) -> LoadResult:
+    try:
+        await run.open(connections)
+        return await run.to_end(rate_per_s, on_progress)
+    finally:
+        await run.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +133,12 @@ class _Run:
         self._heads = _heads(target, bodies, header_lines)
         self._timeout_s = timeout_s
         self._began: list[float] = [0.0] * len(bodies)  # when it was sent, or due
-        self._answers: list[bytes | None] = [None] * len(bodies)
+        self._answers: list[bytes | None] = [None] * len(bodies)  # the accepted ones'
         self._latencies_ms = array("d")
         self._statuses: dict[int, int] = {}
         self._due = 0  # so many may be sent by now, and
         self._sent = 0  # so many were
         self._over = 0
-        self._unanswered = 0
         self._is_closed_loop = True
         self._idle: list[Connection] = []
         self._connections: list[Connection] = []
@@ -141,37 +148,33 @@ class _Run:
 
     async def open(self, connections: int) -> None:
         """Open the connections. Raises LoadError."""
-        for _ in range(connections):
-            connection = Connection(self._target.host, self._target.port, self._timeout_s, self)
-            self._connections.append(connection)
+        place = self._target
+        self._connections = [Connection(place.host, place.port, self._timeout_s, self) for _ in range(connections)]
         try:
             async with asyncio.TaskGroup() as opening:
                 for connection in self._connections:
                     opening.create_task(connection.open())
-        except* OSError as errors:
-            await self._close()
-            place = f"{self._target.host}:{self._target.port}"
-            raise LoadError(f"nobody answers at {place}: {errors.exceptions[0]}") from None
+        except ExceptionGroup as errors:
+            if errors.split(OSError)[1] is not None:  # TimeoutError is an OSError
+                raise
+            raise LoadError(f"nobody answers at {place.host}:{place.port}: {errors.exceptions[0]}") from errors
 
-    async def to_end(self, *, rate_per_s: float | None, on_progress: Callable[[int], None] | None) -> LoadResult:
+    async def to_end(self, rate_per_s: float | None, on_progress: Callable[[int], None] | None) -> LoadResult:
         """Send everything and wait for the last answer."""
         if not self._bodies:
             self._ended.set()
         began_at_s, start = time.time(), time.perf_counter()
         self._last_answer = start
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                helpers = [tasks.create_task(self._look_after(on_progress))]
-                if rate_per_s is None:
-                    self._let_go(len(self._bodies))
-                else:
-                    self._is_closed_loop = False
-                    helpers.append(tasks.create_task(self._keep_the_rate(start, rate_per_s)))
-                await self._ended.wait()
-                for helper in helpers:
-                    helper.cancel()
-        finally:
-            await self._close()
+        async with asyncio.TaskGroup() as tasks:
+            companions = [tasks.create_task(self._look_after(on_progress))]
+            if rate_per_s is None:
+                self._let_go(len(self._bodies))
+            else:
+                self._is_closed_loop = False
+                companions.append(tasks.create_task(self._keep_the_rate(start, rate_per_s)))
+            await self._ended.wait()
+            for companion in companions:
+                companion.cancel()
         if self._error is not None:
             raise self._error
         if on_progress is not None:
@@ -189,20 +192,22 @@ class _Run:
             self._began[index] = time.perf_counter()
         connection.send(index, self._heads[index], self._bodies[index])
 
-    def over(self, exchange: Exchange | None, index: int) -> None:
-        """Note how a webhook ended: with an answer, or (None) without."""
-        self._over += 1
-        if exchange is None:
-            self._unanswered += 1
+    def answered(self, exchange: Exchange, index: int) -> None:
+        """Note an answer."""
+        self._last_answer = now = time.perf_counter()
+        if 200 <= exchange.status < 300:
+            self._latencies_ms.append((now - self._began[index]) * 1000)
+            self._answers[index] = exchange.body
         else:
-            self._last_answer = now = time.perf_counter()
-            if 200 <= exchange.status < 300:
-                self._latencies_ms.append((now - self._began[index]) * 1000)
-                self._answers[index] = exchange.body
-            else:
-                self._statuses[exchange.status] = self._statuses.get(exchange.status, 0) + 1
-        if self._over == len(self._bodies):
-            self._ended.set()
+            self._statuses[exchange.status] = self._statuses.get(exchange.status, 0) + 1
+        self._note_end()
+
+    def lost(self, connection: Connection, index: int | None) -> None:
+        """Note that a connection ended, and with it perhaps a webhook without an answer."""
+        if index is not None:
+            self._note_end()
+        elif connection in self._idle:
+            self._idle.remove(connection)
 
     def gave_up(self, connection: Connection) -> None:
         """Go on without a connection that could not be opened again; without any, end."""
@@ -214,6 +219,16 @@ class _Run:
         """End at once; the load raises `error`."""
         self._error = error
         self._ended.set()
+
+    async def close(self) -> None:
+        """End the connections."""
+        for connection in self._connections:
+            await connection.close()
+
+    def _note_end(self) -> None:
+        self._over += 1
+        if self._over == len(self._bodies):
+            self._ended.set()
 
     def _let_go(self, due: int) -> None:
         self._due = due
@@ -239,10 +254,6 @@ class _Run:
                 connection.end_if_silent(now)
             if on_progress is not None:
                 on_progress(self._over)
-
-    async def _close(self) -> None:
-        for connection in self._connections:
-            await connection.close()
 
     def _result(self, began_at_s: float, seconds: float) -> LoadResult:
         refused = sum(self._statuses.values())

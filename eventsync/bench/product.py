@@ -8,9 +8,10 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import aiohttp
 import orjson
@@ -49,84 +50,75 @@ async def running_product(bus: BusKind, settings: Mapping[str, str], folder: Pat
     `settings` are EVENTSYNC_… variables: none of this process's own are passed on, and no .env file is read. Raises
     Transient where a process does not become ready.
     """
-    pids: dict[str, int] = {}
-    addresses: list[str] = []
-    async with AsyncExitStack() as stack:
-        for number, (name, roles) in enumerate(_PROCESSES[bus].items()):
-            own = folder / str(number)
-            own.mkdir()
-            process = await stack.enter_async_context(_started(roles, settings, own))
-            pids[name] = process.pid
-            addresses.append(await _address(process, own / "log"))
-            await _ready(process, addresses[-1], own / "log")
-        yield Product(addresses[0], pids)
+    commands = _PROCESSES[bus]
+    processes: list[asyncio.subprocess.Process] = []
+    logs = [folder / str(number) / "log" for number in range(len(commands))]
+    try:
+        for roles, log in zip(commands.values(), logs, strict=True):
+            processes.append(await _start(roles, settings, log))
+        addresses = await asyncio.gather(*(_ready(*each) for each in zip(processes, logs, strict=True)))
+        yield Product(addresses[0], {name: each.pid for name, each in zip(commands, processes, strict=True)})
+    finally:
+        await _stop(processes)
 
 
-@asynccontextmanager
-async def _started(
-    roles: Sequence[str], settings: Mapping[str, str], folder: Path
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _start(roles: Sequence[str], settings: Mapping[str, str], log: Path) -> asyncio.subprocess.Process:
     serves_webhooks = not roles or "ingress" in roles
     port_option = "--port" if serves_webhooks else "--health-port"
     others = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSYNC_")}
-    own = {"EVENTSYNC_DATA_DIR": str(folder), "EVENTSYNC_LOG_FORMAT": "json"}
-    with (folder / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
+    own = {"EVENTSYNC_DATA_DIR": str(log.parent), "EVENTSYNC_LOG_FORMAT": "json"}
+    with _open_log(log) as output:
+        return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "eventsync", "run", *roles, port_option, "0",
             env={**others, **settings, **own},
-            cwd=folder,
+            cwd=log.parent,  # where no .env file is
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             start_new_session=True,  # Ctrl-C is for the benchmark, which stops its processes in order
         )  # fmt: skip
-    try:
-        yield process
-    finally:
-        await _stop(process)
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def _stop(processes: Sequence[asyncio.subprocess.Process]) -> None:
+    """Ask them to drain and end, and end those that take too long."""
     for number, within_s in ((signal.SIGTERM, _STOPS_WITHIN_S), (signal.SIGKILL, _KILLED_WITHIN_S)):
-        if process.returncode is not None:
-            return
-        process.send_signal(number)
+        running = [process for process in processes if process.returncode is None]
+        for process in running:
+            process.send_signal(number)
         try:
             async with asyncio.timeout(within_s):
-                await process.wait()
+                for process in running:
+                    await process.wait()
         except TimeoutError:
             continue
 
 
-async def _address(process: asyncio.subprocess.Process, log: Path) -> str:
-    """Wait until the process tells in its log on which free port it listens."""
+async def _ready(process: asyncio.subprocess.Process, log: Path) -> str:
+    """Wait until the process says that it is ready, and answer where it listens."""
     deadline = time.monotonic() + _READY_WITHIN_S
-    while True:
-        if (address := _told_address(log)) is not None:
-            return address
-        await _wait_a_little(process, log, deadline)
-
-
-async def _ready(process: asyncio.subprocess.Process, address: str, log: Path) -> None:
-    """Wait until the process says that it is ready."""
-    deadline = time.monotonic() + _READY_WITHIN_S
-    timeout = aiohttp.ClientTimeout(total=5)
-    async with aiohttp.ClientSession(timeout=timeout) as http:
+    address = None
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
         while True:
-            try:
-                async with http.get(f"{address}/readyz") as answer:
-                    if answer.status == 200:
-                        return
-            except (aiohttp.ClientError, TimeoutError):
-                pass  # it is still starting, or has ended: the next line finds out
-            await _wait_a_little(process, log, deadline)
+            address = address or _told_address(log)
+            if address is not None and await _is_ready(http, address):
+                return address
+            if process.returncode is not None or time.monotonic() > deadline:
+                state = "did not get ready" if process.returncode is None else f"ended with {process.returncode}"
+                raise Transient(f"a process of the benchmark {state}; its log ends:\n{_last_words(log)}")
+            await asyncio.sleep(_POLL_S)
 
 
-async def _wait_a_little(process: asyncio.subprocess.Process, log: Path, deadline: float) -> None:
-    if process.returncode is not None or time.monotonic() > deadline:
-        state = "did not get ready" if process.returncode is None else f"ended with {process.returncode}"
-        raise Transient(f"a process of the benchmark {state}; its log ends:\n{_last_words(log)}")
-    await asyncio.sleep(_POLL_S)
+async def _is_ready(http: aiohttp.ClientSession, address: str) -> bool:
+    try:
+        async with http.get(f"{address}/readyz") as answer:
+            return answer.status == 200
+    except (aiohttp.ClientError, TimeoutError):  # it is still starting, or has ended
+        return False
+
+
+def _open_log(path: Path) -> BinaryIO:
+    path.parent.mkdir()
+    return path.open("wb")
 
 
 def _told_address(log: Path) -> str | None:

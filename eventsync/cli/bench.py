@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import signal
 import tempfile
 from pathlib import Path
@@ -33,6 +35,12 @@ def _writable(_ctx: click.Context, _parameter: click.Parameter, path: Path | Non
     return path
 
 
+def _finite(_ctx: click.Context, _parameter: click.Parameter, number: float | None) -> float | None:
+    if number is not None and not math.isfinite(number):  # no range refuses "nan"
+        raise click.BadParameter("this is not a number")
+    return number
+
+
 _file = click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=True)
 
 
@@ -49,7 +57,8 @@ _file = click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=Tru
               help="Webhooks to send; one in five is about an appointment of an earlier one.")  # fmt: skip
 @click.option("--connections", type=click.IntRange(1, 1000), default=64, show_default=True,
               help="HTTP connections that send.")  # fmt: skip
-@click.option("--rate", "rate_per_s", type=click.FloatRange(min=0, min_open=True), metavar="N",
+@click.option("--rate", "rate_per_s", type=click.FloatRange(0, 100_000, min_open=True), metavar="N",
+              callback=_finite,
               help="Send N a second, however slow the answers, instead of as fast as these come.")  # fmt: skip
 @click.option("--bus", type=click.Choice([*(kind.value for kind in BusKind), _BOTH]),
               help="In-process, over RabbitMQ, or both (default: both with --amqp-url, else memory).")  # fmt: skip
@@ -80,6 +89,7 @@ def bench_command(*, json_path: Path | None, chart_path: Path | None, bus: str |
     if memory_backed(options.temp_dir or Path(tempfile.gettempdir())):
         click.echo("The folder for temporary files is kept in memory, so no commit waits for a disk: "
                    "name one on a disk by --temp-dir.", err=True)  # fmt: skip
+    logging.getLogger("aio_pika").setLevel(logging.CRITICAL)  # our own error tells of a broker that is away
     report = run_async(_run(options))
     if json_path == _STDOUT:
         click.echo(json_text(report), nl=False)
