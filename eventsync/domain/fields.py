@@ -182,6 +182,8 @@ class Fields:
         value = self._present(key)
         if value is None:
             return None
+        if type(value) is int:
+            return Decimal(value)
         if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
             raise self.invalid(key, "a number")
         if isinstance(value, bool) or not isinstance(value, int | float | str):

@@ -144,7 +144,9 @@ class RecordWriter:
                 plan.after = merged.state
                 if merged.outcome is Outcome.APPLIED:
                     plan.applied_event_id = entry.event_id
-            plan.visible_change = bool(changed_fields(state, plan.after))
+                    plan.visible_change = True
+            if len(waiting[ref]) > 1:  # a later change may have undone what an earlier one did
+                plan.visible_change = bool(changed_fields(state, plan.after))
             plans[ref] = plan
         return plans
 
