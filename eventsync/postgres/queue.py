@@ -201,11 +201,11 @@ class EventQueue:
         return [self._attempt(row) for row in rows]
 
     async def retry_later(
-        self, event_ids: Sequence[UUID], available_at: datetime, error: str, *, counts: bool = True
+        self, event_ids: Sequence[UUID], now: datetime, available_at: datetime, error: str, *, counts: bool = True
     ) -> None:
         """Let events wait until `available_at`; with `counts` False the attempt is taken back."""
         async with self.database.session() as session:
-            await session.execute(SQL.retry_later, list(event_ids), available_at, error, counts)
+            await session.execute(SQL.retry_later, list(event_ids), available_at, error, counts, now)
 
     async def lease_refetch(self, event_id: UUID, now: datetime, leased_until: datetime) -> RefetchLease | None:
         """Take the right to read the event's record; None while another worker has it or nothing waits any more."""
@@ -218,10 +218,10 @@ class EventQueue:
         async with self.database.session() as session:
             await end_read(session, lease)
 
-    async def defer(self, event_id: UUID, available_at: datetime) -> None:
+    async def defer(self, event_id: UUID, now: datetime, available_at: datetime) -> None:
         """Let an event wait whose record another worker is reading."""
         async with self.database.session() as session:
-            await session.execute(SQL.defer, event_id, available_at)
+            await session.execute(SQL.defer, event_id, available_at, now)
 
     async def count_dead_letter(self, event_id: UUID, now: datetime) -> int | None:
         """Count an attempt for an event that the broker gave up on; None where it has ended or is at work."""

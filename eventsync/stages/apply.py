@@ -145,8 +145,9 @@ class Applier:
         if attempt.attempts >= MAX_ATTEMPTS:
             await self._park([_parked(attempt, _INTERNAL_ERROR, type(error).__name__)])
             return
-        available_at = self._clock() + _FIRST_RETRY * 2 ** (attempt.attempts - 1)
-        await self._queue.retry_later([attempt.event_id], available_at, type(error).__name__)
+        now = self._clock()
+        available_at = now + _FIRST_RETRY * 2 ** (attempt.attempts - 1)
+        await self._queue.retry_later([attempt.event_id], now, available_at, type(error).__name__)
 
     async def _write(self, understood: Sequence[_Understood]) -> None:
         """Write data and ends in one transaction; a deadlock or a lost connection is worth trying again at once."""

@@ -71,7 +71,7 @@ class Refetcher:
         now = self._clock()
         lease = await self._queue.lease_refetch(event_id, now, now + _LEASE)
         if lease is None:
-            await self._queue.defer(event_id, now + _DEFER)
+            await self._queue.defer(event_id, now, now + _DEFER)
         return lease
 
     async def refetch(self, lease: RefetchLease) -> None:
@@ -143,8 +143,9 @@ class Refetcher:
         await self._retry(lease, pause_s, error, counts=True)
 
     async def _retry(self, lease: RefetchLease, pause_s: float, error: str, *, counts: bool) -> None:
-        available_at = self._clock() + timedelta(seconds=pause_s)
-        put_off = partial(self._queue.retry_later, [lease.event_id], available_at, error, counts=counts)
+        now = self._clock()
+        available_at = now + timedelta(seconds=pause_s)
+        put_off = partial(self._queue.retry_later, [lease.event_id], now, available_at, error, counts=counts)
         await hold_while_away(put_off)
         await hold_while_away(partial(self._queue.end_read, lease))
 

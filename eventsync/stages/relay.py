@@ -30,6 +30,7 @@ WINDOWS = (
     FlightWindow(WorkClass.REFETCH, Lane.BULK, 10),
 )
 _RESCUE_INTERVAL = timedelta(seconds=10)
+_LOOK_AGAIN_AFTER = timedelta(seconds=1)
 _BUSY_PAUSE_S = 0.05
 
 
@@ -108,6 +109,7 @@ class Relay:
         moved = await self._queue.follow_clock_set_back(self._windows, now)
         if moved:
             _log.warning("events_from_the_future", count=moved)
+            self._rescued_at = now - _RESCUE_INTERVAL + _LOOK_AGAIN_AFTER  # more of them may be on their way to commit
         lost = await self._queue.republish_lost(now, after_s=self._lost_after_s)
         if lost:
             self._metrics.republished.inc(lost)

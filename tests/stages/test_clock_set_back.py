@@ -85,7 +85,7 @@ async def test_a_retry_keeps_its_pause_when_the_clock_is_set_back(spine: Spine, 
     event_id = await receive_by_clocks_ahead(spine, database)
     relay = spine.relay()
     assert await relay.run_once() == 1
-    await spine.queue.retry_later([event_id], spine.clock() + timedelta(seconds=30), "unreachable")
+    await spine.queue.retry_later([event_id], spine.clock(), spine.clock() + timedelta(seconds=30), "unreachable")
     spine.clock.advance(-LEAD_S)
     assert await relay.run_once() == 0
     spine.clock.advance(29)
@@ -94,12 +94,40 @@ async def test_a_retry_keeps_its_pause_when_the_clock_is_set_back(spine: Spine, 
     assert await relay.run_once() == 1
 
 
+async def test_what_was_put_off_for_a_moment_while_the_clock_was_ahead_waits_for_a_moment(
+    spine: Spine, database: asyncpg.Connection
+) -> None:
+    (event_id,) = await spine.receive(TEST)
+    await spine.publish_all()
+    await hand_over(spine, [event_id])
+    await spine.publish_all()
+    spine.clock.advance(LEAD_S)
+    await spine.queue.defer(event_id, spine.clock(), spine.clock() + timedelta(seconds=2))
+    relay = spine.relay()
+    spine.clock.advance(-LEAD_S)
+    assert await relay.run_once() == 0
+    spine.clock.advance(2)
+    assert await relay.run_once() == 1
+
+
+async def test_what_went_out_again_because_the_clock_ran_ahead_does_not_wait_for_it(
+    spine: Spine, database: asyncpg.Connection
+) -> None:
+    (event_id,) = await spine.receive(TEST)
+    await spine.publish_all()
+    spine.clock.advance(LEAD_S)
+    assert await spine.queue.republish_lost(spine.clock(), after_s=60) == 1
+    spine.clock.advance(-LEAD_S)
+    await spine.publish_all()
+    assert await status(database, event_id) == "published"
+
+
 async def test_a_retry_that_a_right_clock_put_off_for_long_stays_put_off(
     spine: Spine, database: asyncpg.Connection
 ) -> None:
     (event_id,) = await spine.receive(TEST)
     await spine.publish_all()
-    await spine.queue.retry_later([event_id], spine.clock() + timedelta(hours=1), "unreachable")
+    await spine.queue.retry_later([event_id], spine.clock(), spine.clock() + timedelta(hours=1), "unreachable")
     before = (await queued(database, event_id))["available_at"]
     for _ in range(3):
         spine.clock.advance(11)

@@ -68,7 +68,7 @@ async def test_a_dead_copy_of_a_message_does_not_hurry_an_event_that_waits_for_i
     (event_id,) = await spine.receive(an_appointment())
     await spine.publish_all()
     await let_fall(spine)
-    await spine.queue.retry_later([event_id], NOW + timedelta(hours=1), "later")
+    await spine.queue.retry_later([event_id], NOW, NOW + timedelta(hours=1), "later")
     async with spine.running(dead_letters_of(spine)):
         await eventually(lambda: _none_dead(spine))
     row = await queued(database, event_id)

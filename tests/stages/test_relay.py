@@ -185,7 +185,7 @@ async def test_a_retry_in_the_far_future_delays_nobody_and_comes_when_it_is_due(
     spine: Spine, database: asyncpg.Connection
 ) -> None:
     (later,) = await spine.receive(TEST)
-    await spine.queue.retry_later([later], NOW + timedelta(hours=1), "not now")
+    await spine.queue.retry_later([later], NOW, NOW + timedelta(hours=1), "not now")
     (now,) = await spine.receive(TEST)
     await spine.publish_all()
     assert (await queued(database, later))["status"] == "pending"
@@ -204,7 +204,8 @@ async def test_what_was_put_off_while_the_relay_slept_is_published_when_it_is_du
         subscription = await spine.bus.subscribe(QueueName.APPLY_FRESH, 10)
         await take(subscription, 1)
         async with asyncio.timeout(spine.listener.poll_interval_s / 5):
-            await spine.queue.retry_later([event_id], datetime.now(UTC) + timedelta(milliseconds=300), "busy")
+            now = datetime.now(UTC)
+            await spine.queue.retry_later([event_id], now, now + timedelta(milliseconds=300), "busy")
             await take(subscription, 1)
     assert spine.count("eventsync_relay_wakeups_total", by="poll") == 0
 

@@ -92,6 +92,7 @@ CREATE TABLE event_queue (
     lane               smallint NOT NULL DEFAULT 0 CHECK (lane IN (0, 1)),
     status             text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'published', 'running', 'parked')),
     available_at       timestamptz NOT NULL,
+    put_off_at         timestamptz,        -- when it was put off until `available_at`, by the clock that set both
     attempts           smallint NOT NULL DEFAULT 0,
     attempt_started_at timestamptz,        -- set before an attempt, cleared by its orderly end: left over by a crash
     publishes          smallint NOT NULL DEFAULT 0,

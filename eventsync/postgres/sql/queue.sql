@@ -55,7 +55,7 @@ CROSS JOIN LATERAL (
 -- name: republish_lost
 -- Only a bounded window is in flight, so age means lost; the wait doubles with each publish, up to an hour, so that a
 -- long stop of all consumers does not fill the broker with copies. What somebody has locked is not lost.
-UPDATE event_queue SET status = 'pending', available_at = $1
+UPDATE event_queue SET status = 'pending', available_at = least(available_at, $1)
 WHERE event_id = ANY(ARRAY(
     SELECT event_id FROM event_queue
     WHERE status = 'published'
@@ -69,13 +69,12 @@ WHERE event_id = ANY(ARRAY(
 -- began in the future began now, and keeps its pause or its lease from now on.
 WITH waiting AS (
     UPDATE event_queue
-    SET available_at = $1 + greatest(available_at - coalesce(published_at, received_at), interval '0'),
-        published_at = CASE WHEN published_at > $1 THEN $1 ELSE published_at END
+    SET available_at = $1 + greatest(available_at - coalesce(put_off_at, received_at), interval '0'), put_off_at = $1
     WHERE event_id = ANY(ARRAY(
         SELECT q.event_id FROM unnest($2::text[], $3::smallint[]) AS c(work, lane) CROSS JOIN LATERAL (
             SELECT event_id FROM event_queue
             WHERE status = 'pending' AND work = c.work AND lane = c.lane AND available_at > $1
-              AND coalesce(published_at, received_at) > $1
+              AND coalesce(put_off_at, received_at) > $1
             FOR UPDATE SKIP LOCKED
         ) q
     ))
@@ -106,7 +105,7 @@ RETURNING pg_notify('eventsync_queue', '');
 SELECT pg_advisory_xact_lock(hashtext('eventsync:bus'));
 
 -- name: return_expired_leases
-UPDATE event_queue SET status = 'pending', available_at = $1, leased_until = NULL
+UPDATE event_queue SET status = 'pending', available_at = least(available_at, $1), leased_until = NULL
 WHERE status = 'running' AND leased_until < $1;
 
 -- name: begin_attempts
@@ -177,7 +176,8 @@ RETURNING q.event_id, pg_notify('eventsync_queue', '');
 -- name: retry_later
 -- The relays are told, since they sleep until what was the next due event before.
 UPDATE event_queue
-SET status = 'pending', available_at = $2, error = $3, attempt_started_at = NULL, leased_until = NULL, publishes = 0,
+SET status = 'pending', available_at = $2, put_off_at = $5, error = $3, attempt_started_at = NULL, leased_until = NULL,
+    publishes = 0,
     attempts = attempts - CASE WHEN $4::boolean THEN 0 ELSE 1 END
 WHERE event_id = ANY($1::uuid[]) AND status <> 'parked'
 RETURNING pg_notify('eventsync_queue', '');
@@ -219,7 +219,7 @@ WHERE work = 'refetch' AND connection_id = $1 AND entity_kind = $2 AND entity_id
 
 -- name: defer
 -- The event's record is being read for someone else; that read may answer this event too.
-UPDATE event_queue SET status = 'pending', available_at = $2, publishes = 0
+UPDATE event_queue SET status = 'pending', available_at = $2, put_off_at = $3, publishes = 0
 WHERE event_id = $1 AND work = 'refetch' AND status = 'published'
 RETURNING pg_notify('eventsync_queue', '');
 
@@ -227,13 +227,13 @@ RETURNING pg_notify('eventsync_queue', '');
 -- A dead letter that was never attempted only shared its consumer's fate; it gets its own chances, counted. One that
 -- waits for its next try by now is an old copy of the message, and counts for nothing.
 UPDATE event_queue
-SET attempts = attempts + 1, status = 'pending', available_at = least($2, now()), attempt_started_at = $2
+SET attempts = attempts + 1, status = 'pending', available_at = least(available_at, $2), attempt_started_at = $2
 WHERE event_id = $1 AND (status = 'published' OR (status = 'pending' AND available_at <= $2))
 RETURNING attempts, pg_notify('eventsync_queue', '');
 
 -- name: unpark
 UPDATE event_queue
-SET status = 'pending', available_at = least($2, now()), attempts = 0, publishes = 0, attempt_started_at = NULL, reason = NULL,
+SET status = 'pending', available_at = least(available_at, $2), attempts = 0, publishes = 0, attempt_started_at = NULL, reason = NULL,
     error = NULL, lane = $3, enqueued_in = pg_current_xact_id()
 WHERE event_id = $1 AND status = 'parked'
 RETURNING event_id, pg_notify('eventsync_queue', '');
