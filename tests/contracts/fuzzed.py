@@ -6,7 +6,7 @@ import copy
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import Any
 
@@ -17,8 +17,11 @@ from eventsync.vendorkit.vendor import Vendor
 
 Path = tuple[str | int, ...]
 
-_WRONG: tuple[Any, ...] = (
-    *(True, False, 0, -1, 1, 1.5, -0.0, 1e308, 5e-324, 2**31, 2**63 - 1, 2**63, 2**64 - 1, 253_402_300_800_000),
+_NUMBERS = (
+    *(0, -1, 1, 1.5, -0.0, 1e308, 5e-324, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1),
+    *(-62_135_596_800_001, 253_402_300_799_999, 253_402_300_800_000, 1_744_730_000_000.5, 9_999_999_999.999),
+)
+_TEXTS = (
     *("", " ", "text", "\0", "\ud83d", "9" * 40, "2025-13-45", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00"),
     *(
         "NaN",
@@ -32,7 +35,12 @@ _WRONG: tuple[Any, ...] = (
         "'; --",
         "%00",
     ),
-    *(None, [], [1], [[]], [{}], [None], {}, {"Id": None}, {"Id": []}, {"a": {"b": [None]}}),
+    *("../clients", "65f0c0ffee65f0c0ffee0011?x=1", "1122", "01122", "+1122", "\u0661\u0662"),
+)
+_WRONG: tuple[Any, ...] = (
+    *_NUMBERS,
+    *_TEXTS,
+    *(True, False, None, [], [1], [[]], [{}], [None], {}, {"Id": None}, {"Id": []}, {"a": {"b": [None]}}),
 )
 wrong_values = st.sampled_from(_WRONG)
 any_json = st.recursive(
@@ -73,14 +81,38 @@ def webhook_bodies(vendor: Vendor) -> st.SearchStrategy[bytes]:
     return st.one_of(plain, plain, plain, plain.map(gzip.compress), plain.map(zlib.compress))
 
 
+def readable_bodies(vendor: Vendor) -> st.SearchStrategy[bytes]:
+    """Bodies that mostly can be understood: samples in which values became others of their kind, often extreme ones."""
+    return _damaged(webhook_samples(vendor), replacement=_of_the_same_kind).map(as_json)
+
+
 def api_answers(vendor: Vendor) -> st.SearchStrategy[Any]:
     """Answers as parsed JSON: damaged samples, alone or in a list, and any JSON."""
     damaged = _damaged(api_samples(vendor))
-    return st.one_of(damaged, damaged, st.lists(damaged, max_size=3), any_json)
+    readable = _damaged(api_samples(vendor), replacement=_of_the_same_kind)
+    return st.one_of(readable, readable, damaged, st.lists(readable, max_size=3), any_json)
+
+
+def _anything(_: Any) -> st.SearchStrategy[Any]:
+    return wrong_values | any_json
+
+
+def _of_the_same_kind(value: Any) -> st.SearchStrategy[Any]:
+    match value:
+        case bool():
+            return st.booleans()
+        case int() | float():
+            return st.sampled_from(_NUMBERS) | st.integers(0, 2**42) | st.floats(-1e12, 1e12)
+        case str():
+            return st.sampled_from(_TEXTS) | st.text(max_size=20) | st.dates().map(str) | st.datetimes().map(str)
+        case _:
+            return st.none()
 
 
 @st.composite
-def _damaged(draw: st.DrawFn, samples: list[Any]) -> Any:
+def _damaged(
+    draw: st.DrawFn, samples: list[Any], replacement: Callable[[Any], st.SearchStrategy[Any]] = _anything
+) -> Any:
     """Replace or remove a few values of a sample, at any depth; sometimes none."""
     value = copy.deepcopy(draw(st.sampled_from(samples)))
     for _ in range(draw(st.integers(0, 4))):
@@ -91,8 +123,8 @@ def _damaged(draw: st.DrawFn, samples: list[Any]) -> Any:
         holder = value
         for step in way:
             holder = holder[step]
-        if draw(st.integers(0, 3)):
-            holder[last] = copy.deepcopy(draw(wrong_values | any_json))  # the next damage may lie within it
+        if draw(st.integers(0, 5)):
+            holder[last] = copy.deepcopy(draw(replacement(holder[last])))  # the next damage may lie within it
         else:
             del holder[last]
     return value
