@@ -59,7 +59,7 @@ async def install_node_peers() -> None:
     for pin in pins:
         shutil.copy(pin, NODE_FOLDER)
     await _run(["npm", "ci", "--prefix", str(NODE_FOLDER), "--no-audit", "--no-fund", "--ignore-scripts"])
-    # One of the sync engine's migrations gives a function to the superuser, which the benchmark's server lets nobody be.
+    # One of the sync engine's migrations gives a function to the superuser, which nobody can be here.
     migration = NODE_FOLDER / _MIGRATION
     migration.write_text(migration.read_text().replace("owner to postgres", "owner to current_user"))
     _mark(NODE_FOLDER, pins)
