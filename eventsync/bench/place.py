@@ -32,6 +32,7 @@ class Place:
     @asynccontextmanager
     async def database(self) -> AsyncIterator[str]:
         """Yield the URL of an empty database with this release's tables; it is dropped afterwards."""
+        # Names cannot be parameters of these statements; this one is our own.
         name = f"bench_{next(self._numbers)}"
         await self._execute(f"CREATE DATABASE {name}")
         url = urlunsplit(urlsplit(self.server_url)._replace(path=f"/{name}"))

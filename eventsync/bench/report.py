@@ -21,7 +21,8 @@ BUS_NAMES: Mapping[BusKind, str] = {BusKind.MEMORY: "in-process bus", BusKind.RA
 class Summary:
     """The medians over the rounds of one bus; `…_ratio` are shares of the limit measured in the same round.
 
-    Latencies in milliseconds; None where no webhook became a row.
+    `cpu_us_per_event` is processor time in microseconds, of all processes but the load generator; it hardly depends on
+    what else the machine does. Latencies in milliseconds; None where no webhook became a row.
     """
 
     bus: BusKind
@@ -30,6 +31,7 @@ class Summary:
     post_to_handler_ratio: float
     row_to_handler_ratio: float
     row_to_commits_ratio: float
+    cpu_us_per_event: float
     post_p50_ms: float
     post_p95_ms: float
     post_p99_ms: float
@@ -108,6 +110,7 @@ def _summary(bus: BusKind, rounds: Sequence[Round]) -> Summary:
         post_to_handler_ratio=median(trial.post_events_per_s / at.handler_events_per_s for trial, at in pairs),
         row_to_handler_ratio=median(trial.row_events_per_s / at.handler_events_per_s for trial, at in pairs),
         row_to_commits_ratio=median(trial.row_events_per_s / at.commits_per_s for trial, at in pairs),
+        cpu_us_per_event=median(trial.cpu_us_per_event for trial, _ in pairs),
         post_p50_ms=median(each.p50_ms for each in posts),
         post_p95_ms=median(each.p95_ms for each in posts),
         post_p99_ms=median(each.p99_ms for each in posts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -67,7 +67,7 @@ async def verify(database: Database, connection_id: ConnectionId, accepted: Mapp
         )
 
 
-def last_versions(bodies: Sequence[bytes] | Any) -> dict[str, dict[str, Any]]:
+def last_versions(bodies: Iterable[bytes]) -> dict[str, dict[str, Any]]:
     """Find the newest version of each appointment among webhooks, by the vendor's id."""
     newest: dict[str, dict[str, Any]] = {}
     for body in bodies:

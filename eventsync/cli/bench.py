@@ -18,19 +18,19 @@ from eventsync.bench.benchmark import run_benchmark
 from eventsync.bench.options import BenchOptions, BusKind
 from eventsync.bench.place import memory_backed
 from eventsync.bench.report import Report
-from eventsync.cli.bench_tables import json_text, problems, show_report
+from eventsync.bus.rabbit_link import check_url
+from eventsync.cli.bench_tables import STDOUT, tell
 from eventsync.cli.output import examples
 from eventsync.cli.session import run_async
 
 _REFRESHES_PER_S = 2  # each takes processor time away from what is measured
 _MOST_EVENTS = 1_000_000  # they are made beforehand, 1.5 kB each
 _BOTH = "both"
-_STDOUT = Path("-")
 
 
 def _writable(_ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
     """Refuse a file that could not be written before the benchmark runs, not after."""
-    if path is not None and path != _STDOUT and not path.resolve().parent.is_dir():
+    if path is not None and path != STDOUT and not path.resolve().parent.is_dir():
         raise click.BadParameter(f"the folder {path.resolve().parent} does not exist")
     return path
 
@@ -91,14 +91,7 @@ def bench_command(*, json_path: Path | None, chart_path: Path | None, bus: str |
                    "name one on a disk by --temp-dir.", err=True)  # fmt: skip
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)  # our own error tells of a broker that is away
     report = run_async(_run(options))
-    if json_path == _STDOUT:
-        click.echo(json_text(report), nl=False)
-    else:
-        show_report(report)
-    _write(report, json_path, chart_path)
-    for problem in problems(report):
-        click.echo(problem, err=True)
-    click.get_current_context().exit(0 if report.is_good else 1)
+    click.get_current_context().exit(tell(report, json_path, chart_path))
 
 
 def _buses(chosen: str | None, amqp_url: str | None) -> tuple[BusKind, ...]:
@@ -111,16 +104,9 @@ def _buses(chosen: str | None, amqp_url: str | None) -> tuple[BusKind, ...]:
             f"--bus {chosen} needs --amqp-url, a virtual host for the benchmark alone: "
             "amqp://user:password@localhost/bench"
         )
+    if amqp_url is not None:
+        check_url(amqp_url)
     return tuple(BusKind) if chosen == _BOTH else (BusKind(chosen),)
-
-
-def _write(report: Report, json_path: Path | None, chart_path: Path | None) -> None:
-    if json_path not in (None, _STDOUT):
-        Path(json_path).write_text(json_text(report), encoding="utf-8")
-    if chart_path == _STDOUT:
-        click.echo(report.to_chart())
-    elif chart_path is not None:
-        chart_path.write_text(report.to_chart(), encoding="utf-8")
 
 
 async def _run(options: BenchOptions) -> Report:

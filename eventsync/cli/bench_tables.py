@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 import orjson
@@ -13,12 +14,27 @@ from eventsync.bench.trial import Trial
 from eventsync.bench.usage import Spent
 from eventsync.cli.output import show_table
 
+STDOUT = Path("-")
 _WRONG = {
     "lost": "accepted, but without an end",
     "doubled": "ended or applied twice",
     "left": "left in the queue",
     "wrong_rows": "appointments whose row is not the last version sent",
 }
+
+
+def tell(report: Report, json_path: Path | None, chart_path: Path | None) -> int:
+    """Print and write what is wanted, say what is wrong, and answer the exit code: 1 where anything is."""
+    if json_path != STDOUT:
+        show_report(report)
+    for path, write in ((json_path, json_text), (chart_path, Report.to_chart)):
+        if path == STDOUT:
+            click.echo(write(report))
+        elif path is not None:
+            path.write_text(write(report), encoding="utf-8")
+    for problem in problems(report):
+        click.echo(f"Error: {problem}", err=True)
+    return 0 if report.is_good else 1
 
 
 def show_report(report: Report) -> None:
@@ -33,18 +49,17 @@ def show_report(report: Report) -> None:
 
 
 def json_text(report: Report) -> str:
-    """Write the report as JSON, ended by a line break."""
-    return orjson.dumps(
-        report.to_json(), option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
-    ).decode()
+    """Write the report as JSON."""
+    return orjson.dumps(report.to_json(), option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode()
 
 
 def problems(report: Report) -> Iterator[str]:
     """Say what is wrong, a line for each kind and trial."""
     for trial in report.trials:
         bus = BUS_NAMES[trial.bus]
-        if trial.accepted != trial.sent:
-            yield f"{bus}: of {trial.sent} webhooks, {trial.refused} were refused, {trial.unanswered} not answered"
+        amiss = {"refused": trial.refused, "not answered": trial.unanswered, "not sent": trial.unsent}
+        if any(amiss.values()):
+            yield f"{bus}: of all webhooks {', '.join(f'{count} were {how}' for how, count in amiss.items() if count)}"
         for kind, ids in asdict(trial.verdict).items():
             if ids:
                 more = f" and {len(ids) - LISTED_IDS} more" if len(ids) > LISTED_IDS else ""
@@ -64,17 +79,20 @@ def _show_environment(report: Report) -> None:
 
 
 def _figures(report: Report, summaries: Sequence[Summary]) -> Iterator[list[object]]:
+    at_full_speed = report.options.rate_per_s is None
     yield ["POST → 200, events/s", *(f"{each.post_events_per_s:,.0f}" for each in summaries)]
-    yield ["  of a handler that stores nothing", *(f"{each.post_to_handler_ratio:.2f}" for each in summaries)]
+    if at_full_speed:
+        yield ["  of a handler that stores nothing", *(f"{each.post_to_handler_ratio:.2f}" for each in summaries)]
     yield ["  p50, p95, p99 ms", *(_three(each.post_p50_ms, each.post_p95_ms, each.post_p99_ms) for each in summaries)]
     yield ["POST → row, events/s", *(f"{each.row_events_per_s:,.0f}" for each in summaries)]
-    yield ["  of a handler that stores nothing", *(f"{each.row_to_handler_ratio:.2f}" for each in summaries)]
-    yield ["  of durable commits, one by one", *(f"{each.row_to_commits_ratio:.2f}" for each in summaries)]
-    waiting = ", with the wait behind others" if report.options.rate_per_s is None else ""
+    if at_full_speed:
+        yield ["  of a handler that stores nothing", *(f"{each.row_to_handler_ratio:.2f}" for each in summaries)]
+        yield ["  of durable commits, one by one", *(f"{each.row_to_commits_ratio:.2f}" for each in summaries)]
     rows = (_three(each.row_p50_ms, each.row_p95_ms, each.row_p99_ms) for each in summaries)
-    yield [f"  p50, p95, p99 ms{waiting}", *rows]
-    for kind in ("lost", "doubled", "left", "wrong_rows"):
-        yield [kind.replace("_", " "), *(str(_count(report, each, kind)) for each in summaries)]
+    yield [f"  p50, p95, p99 ms{', waiting in line included' if at_full_speed else ''}", *rows]
+    yield ["CPU µs per event, all processes", *(f"{each.cpu_us_per_event:,.0f}" for each in summaries)]
+    for kind in _WRONG:
+        yield [kind.replace("_", " "), *(_count(report, each, kind) for each in summaries)]
 
 
 def _count(report: Report, summary: Summary, kind: str) -> int:
