@@ -5,23 +5,8 @@ from __future__ import annotations
 import click
 
 from eventsync import __version__
-from eventsync.cli.affiliations import affiliations_group
-from eventsync.cli.bench import bench_command
-from eventsync.cli.budget import budget_command
-from eventsync.cli.check import check_command
-from eventsync.cli.connections import connections_group
-from eventsync.cli.database import database_url_command, migrate_command
 from eventsync.cli.errors import EventsyncGroup
-from eventsync.cli.events import events_group
-from eventsync.cli.explain import explain_command
-from eventsync.cli.orgs import orgs_group
 from eventsync.cli.output import examples
-from eventsync.cli.providers import providers_group
-from eventsync.cli.run import run_command
-from eventsync.cli.send_test_event import send_test_event_command
-from eventsync.cli.tokens import tokens_group
-from eventsync.cli.up import up_command
-from eventsync.sandbox import sandbox_command
 
 
 @click.group(
@@ -51,10 +36,30 @@ def eventsync_command() -> None:
 
 eventsync_command.add_sections(
     {
-        "Run": [up_command, run_command, sandbox_command],
-        "Set up": [migrate_command, check_command, database_url_command],
-        "Who and what is connected": [orgs_group, tokens_group, connections_group, affiliations_group, providers_group],
-        "Look and mend": [events_group, explain_command, budget_command, send_test_event_command, bench_command],
+        "Run": {
+            "up": "eventsync.cli.up:up_command",
+            "run": "eventsync.cli.run:run_command",
+            "sandbox": "eventsync.sandbox:sandbox_command",
+        },
+        "Set up": {
+            "migrate": "eventsync.cli.database:migrate_command",
+            "check": "eventsync.cli.check:check_command",
+            "database-url": "eventsync.cli.database:database_url_command",
+        },
+        "Who and what is connected": {
+            "orgs": "eventsync.cli.orgs:orgs_group",
+            "tokens": "eventsync.cli.tokens:tokens_group",
+            "connections": "eventsync.cli.connections:connections_group",
+            "affiliations": "eventsync.cli.affiliations:affiliations_group",
+            "providers": "eventsync.cli.providers:providers_group",
+        },
+        "Look and mend": {
+            "events": "eventsync.cli.events:events_group",
+            "explain": "eventsync.cli.explain:explain_command",
+            "budget": "eventsync.cli.budget:budget_command",
+            "send-test-event": "eventsync.cli.send_test_event:send_test_event_command",
+            "bench": "eventsync.cli.bench:bench_command",
+        },
     }
 )
 

@@ -10,20 +10,20 @@ from typing import Any
 import click
 import structlog
 
+from eventsync.cli.lazy import LazyCommands
 from eventsync.domain.errors import EventsyncError, Misconfigured
 
 
 class EventsyncGroup(click.Group):
     """The root of all commands: an error that eventsync raises on purpose never shows a traceback."""
 
-    sections: Mapping[str, Sequence[click.Command]] = {}
-    """The commands by what a person wants to do, in the order of the help."""
+    sections: Mapping[str, Sequence[str]] = {}
+    """The commands' names by what a person wants to do, in the order of the help."""
 
-    def add_sections(self, sections: Mapping[str, Sequence[click.Command]]) -> None:
-        """Add commands under headings."""
-        self.sections = sections
-        for command in (command for commands in sections.values() for command in commands):
-            self.add_command(command)
+    def add_sections(self, sections: Mapping[str, Mapping[str, str]]) -> None:
+        """Add commands under headings: by name, the `module:attribute` of each, imported when it is asked for."""
+        self.sections = {heading: tuple(places) for heading, places in sections.items()}
+        self.commands = LazyCommands({name: place for places in sections.values() for name, place in places.items()})
 
     def format_commands(
         self,
@@ -31,9 +31,9 @@ class EventsyncGroup(click.Group):
         formatter: click.HelpFormatter,
     ) -> None:
         """Write the commands section by section, each with its whole first sentence."""
-        for heading, commands in self.sections.items():
+        for heading, names in self.sections.items():
             with formatter.section(heading):
-                formatter.write_dl([(str(command.name), command.get_short_help_str(200)) for command in commands])
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(200)) for name in names])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises click.ClickException in place of EventsyncError, alone or in a group."""
