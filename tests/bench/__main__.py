@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,12 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.contest import CannotRun, Contest
-from bench.report import Report, as_chart, as_table, to_json
+from bench.report import Report, as_chart, as_line, as_table, to_json
 from bench.rows import load_contest, row_names
 from bench.runner import Runner, Servers, open_servers, vhosts_of
 from eventsync.bench.environment import describe_environment
+
+_PLAIN_WIDTH = 120  # where the output goes to a file
 
 
 def main() -> int:
@@ -25,7 +28,7 @@ def main() -> int:
     known = {contender.name for contest in contests for contender in contest.contenders}
     if given.profile is not None and given.profile not in known:
         parser.error(f"no such contender: {given.profile}; there are {', '.join(sorted(known))}")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     try:
         report = asyncio.run(_run(given, contests, console))
     except CannotRun as error:
@@ -35,7 +38,7 @@ def main() -> int:
         console.print(as_table(contest, outcome))
         for name, profile in outcome.profiles.items():
             console.print(f"where the time goes: {name}", style="bold")
-            console.print(profile, markup=False, highlight=False)
+            console.print(profile, markup=False, highlight=False, soft_wrap=True)
     return 0 if report.is_passed else 1
 
 
@@ -64,7 +67,11 @@ async def _run(given: argparse.Namespace, contests: Sequence[Contest], console: 
 async def _report(given: argparse.Namespace, contests: Sequence[Contest], servers: Servers, console: Console) -> Report:
     amqp_url = None if servers.rabbitmq is None else servers.rabbitmq.url
     environment = await describe_environment(servers.postgres.url, amqp_url)
-    runner = Runner(servers, lambda line: console.print(line, markup=False, highlight=False))
+    console.print(as_line(environment), markup=False, highlight=False, soft_wrap=True)
+    busy = os.getloadavg()[0]
+    if busy > environment.cores / 2:
+        console.print(f"this machine is busy (load {busy:.1f}): only ratios mean something", style="yellow")
+    runner = Runner(servers, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
     outcomes = [
         await runner.run(contest, given.events or contest.events, given.rounds, profile=given.profile)
         for contest in contests

@@ -5,6 +5,7 @@ A row of the benchmark is one module in `bench/rows/` with a `CONTEST`. Nothing 
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,9 @@ EVENTS_PER_S = Measure("events_per_s", "events/s")  # made by the runner, of `ev
 P50_MS = Measure("p50_ms", "p50 ms", 1)
 P99_MS = Measure("p99_ms", "p99 ms", 1)
 CPU_SECONDS = Measure("cpu_seconds", "CPU s", 2)
+CPU_US_PER_EVENT = Measure(
+    "cpu_us_per_event", "CPU us/event"
+)  # made by the runner, of `cpu_seconds`; calm on a busy machine
 MEMORY_MB = Measure("memory_mb", "memory MB")
 LOST = Measure("lost", "lost")
 DOUBLED = Measure("doubled", "doubled")
@@ -138,7 +142,7 @@ class Contest:
     contenders: tuple[Contender, ...]
     targets: tuple[Target, ...]
     events: int
-    measures: tuple[Measure, ...] = (EVENTS_PER_S, CPU_SECONDS, MEMORY_MB)
+    measures: tuple[Measure, ...] = (EVENTS_PER_S, CPU_US_PER_EVENT, MEMORY_MB)
 
     def __post_init__(self) -> None:
         """Refuse names that no contender bears, which would leave a target unjudged."""
@@ -197,12 +201,21 @@ class Outcome:
         )
 
 
-def with_rate(figures: Figures) -> Figures:
-    """Add `events_per_s`. Raises ValueError where `events` and `seconds` do not make one."""
-    events, seconds = figures.get("events"), figures.get("seconds")
-    if events is None or seconds is None or seconds <= 0:
+def figures_in(line: str) -> Figures:
+    """Read a contender's last line, and add its rate and its cost. Raises ValueError where it lacks what it must have."""
+    try:
+        figures = json.loads(line)
+    except ValueError:
+        figures = None
+    if not isinstance(figures, dict) or not all(isinstance(value, int | float) for value in figures.values()):
+        raise ValueError("a contender's last line must be a JSON object of numbers")
+    events, seconds = figures.get("events"), figures.get("seconds", 0)
+    if events is None or seconds <= 0:
         raise ValueError("a contender's last line must have `events`, and `seconds` above 0")
-    return {**figures, EVENTS_PER_S.name: events / seconds}
+    made = {EVENTS_PER_S.name: events / seconds}
+    if events and CPU_SECONDS.name in figures:
+        made[CPU_US_PER_EVENT.name] = figures[CPU_SECONDS.name] / events * 1e6
+    return {**figures, **made}
 
 
 def medians_of(runs: Sequence[Run]) -> dict[str, Figures]:

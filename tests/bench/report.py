@@ -17,6 +17,8 @@ from eventsync.bench.charts import bars
 from eventsync.bench.environment import Environment
 
 _STYLES = {Verdict.MET: "green", Verdict.MISSED: "bold red", Verdict.UNKNOWN: "yellow"}
+_VERSIONS = ("eventsync", "python", "postgresql", "rabbitmq", "aiohttp", "asyncpg", "aio_pika", "uvloop", "kernel")
+_SETTINGS = ("fsync", "synchronous_commit", "shared_buffers", "max_wal_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +53,57 @@ def _outcome(read: Mapping[str, Any]) -> Outcome:
     return Outcome(**{**read, "runs": runs, "judged": judged})
 
 
+def as_line(environment: Environment) -> str:
+    """Say what a run is made on, for the terminal."""
+    told = asdict(environment)
+    settings = [f"{name} {told[name]}" for name in _SETTINGS]
+    versions = [f"{name} {told[name]}" for name in _VERSIONS if told[name] is not None]
+    return f"{environment.cores} x {environment.cpu}, {', '.join(versions)}; PostgreSQL with {', '.join(settings)}"
+
+
 def as_table(contest: Contest, outcome: Outcome) -> RenderableType:
     """Show the medians, and each target with what became of it."""
     title = f"{outcome.name}: {outcome.about} ({outcome.events:,} events, medians of {outcome.rounds})"
     notes = [Text(f"left out: {name}: {why}") for name, why in outcome.left_out.items()]
     shown = [measure for measure in contest.measures if any(measure.name in f for f in outcome.medians.values())]
-    return Group(Text(title, style="bold"), _medians_table(outcome.medians, shown), _targets_table(outcome), *notes)
+    if not shown:
+        return Group(Text(title, style="bold"), Text("nothing was measured"), *notes)
+    return Group(Text(title, style="bold"), _medians_table(outcome, shown), _targets_table(outcome), *notes)
 
 
-def _medians_table(medians: Mapping[str, Figures], measures: Sequence[Measure]) -> Table:
+def _medians_table(outcome: Outcome, measures: Sequence[Measure]) -> Table:
+    """Show each contender's medians, and how far its runs were apart in the first measure."""
     table = Table("contender")
-    for measure in measures:
+    for place, measure in enumerate(measures):
         table.add_column(measure.title, justify="right")
-    for contender, figures in medians.items():
-        table.add_row(contender, *(_shown(measure, figures) for measure in measures))
+        if place == 0 and outcome.rounds > 1:
+            table.add_column("from - to", justify="right", style="dim")
+    for contender, figures in outcome.medians.items():
+        first, *others = [_shown(measure, figures) for measure in measures]
+        spread = [_range(outcome.runs, contender, measures[0])] if outcome.rounds > 1 else []
+        table.add_row(contender, first, *spread, *others)
     return table
+
+
+def _range(runs: Sequence[Run], contender: str, measure: Measure) -> str:
+    found = [run.figures for run in runs if run.contender == contender and measure.name in run.figures]
+    ordered = sorted(found, key=lambda figures: figures[measure.name])
+    return f"{_shown(measure, ordered[0])} - {_shown(measure, ordered[-1])}" if ordered else ""
 
 
 def _targets_table(outcome: Outcome) -> Table:
     table = Table("target", "found", "")
     for judged in outcome.judged:
-        found = "" if judged.value is None else f"{judged.value:,.3g}"
-        table.add_row(Text(judged.text), found, Text(judged.verdict.value, style=_STYLES[judged.verdict]))
+        table.add_row(
+            Text(judged.text), _short(judged.value), Text(judged.verdict.value, style=_STYLES[judged.verdict])
+        )
     return table
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _shown(measure: Measure, figures: Figures) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -27,9 +26,9 @@ from bench.contest import (
     Outcome,
     Place,
     Run,
+    figures_in,
     judge,
     medians_of,
-    with_rate,
 )
 from bench.profiled import IS_FRONT, PROFILES
 from eventsync.postgres.embedded import EmbeddedPostgres
@@ -97,6 +96,14 @@ def vhosts_of(contests: Sequence[Contest], rounds: int) -> int:
     return brokers * (rounds + 1)
 
 
+class ContenderFailed(Exception):
+    """A contender ended badly; `output` is what it said last, which may name paths of this machine."""
+
+    def __init__(self, why: str, output: str) -> None:
+        super().__init__(why)
+        self.output = output
+
+
 class Runner:
     """Runs contests on `servers`; `say` is told what goes on, a line at a time."""
 
@@ -129,8 +136,8 @@ class Runner:
     async def _run_once(self, contest: Contest, contender: Contender, events: int, number: int) -> Run:
         try:
             figures = await self._figures(contender, events, {})
-        except (CannotRun, RuntimeError, ValueError) as error:
-            self._say(f"{contest.name}  round {number}  {contender.name}: FAILED\n{error}")
+        except (CannotRun, ContenderFailed) as error:
+            self._say_failed(f"{contest.name}  round {number}  {contender.name}", error)
             return Run(contender.name, number, {}, str(error))
         told = "  ".join(f"{m.title} {figures[m.name]:,.{m.digits}f}" for m in contest.measures if m.name in figures)
         self._say(f"{contest.name}  round {number}  {contender.name}: {told}")
@@ -143,16 +150,23 @@ class Runner:
             with tempfile.TemporaryDirectory(prefix="evs-") as folder:
                 self._say(f"profiling {contender.name}")
                 front = {IS_FRONT: "yes"} if contender.is_front else {}
-                await self._figures(contender, events, {PROFILES: folder, **front})
+                try:
+                    await self._figures(contender, events, {PROFILES: folder, **front})
+                except (CannotRun, ContenderFailed) as error:
+                    self._say_failed(f"the profile of {contender.name}", error)
                 profiles |= _texts_in(Path(folder), contender.name)
         return profiles
+
+    def _say_failed(self, what: str, error: CannotRun | ContenderFailed) -> None:
+        output = f"; its output ends:\n{error.output}" if isinstance(error, ContenderFailed) else ""
+        self._say(f"{what}: {error}{output}")
 
     async def _figures(self, contender: Contender, events: int, more: Mapping[str, str]) -> Figures:
         async with self._place(contender, events) as place:
             if contender.prepare is not None:
                 await contender.prepare(place)
             await self._servers.settle()
-            return with_rate(await _start(contender, place, more))
+            return await _start(contender, place, more)
 
     @asynccontextmanager
     async def _place(self, contender: Contender, events: int) -> AsyncIterator[Place]:
@@ -182,7 +196,7 @@ async def _why_left_out(contender: Contender) -> str | None:
 
 
 async def _start(contender: Contender, place: Place, more: Mapping[str, str]) -> Figures:
-    """Run the contender's process to its end and read its last line. Raises RuntimeError where it fails."""
+    """Run the contender's process to its end and read its last line. Raises ContenderFailed."""
     output_path = place.folder / "output.txt"
     with output_path.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -198,22 +212,17 @@ async def _start(contender: Contender, place: Place, more: Mapping[str, str]) ->
             async with asyncio.timeout(contender.timeout_s):
                 printed, _ = await process.communicate()
         except TimeoutError:
-            raise RuntimeError(f"no end within {contender.timeout_s:g} s; {_tail(output_path)}") from None
+            raise ContenderFailed(f"no end within {contender.timeout_s:g} s", _tail(output_path)) from None
         finally:
             _end_group(process.pid)
             await process.wait()
     lines = printed.decode(errors="replace").strip().splitlines()
     if process.returncode or not lines:
-        raise RuntimeError(f"ended with {process.returncode}; {_tail(output_path)}")
-    return _figures_in(lines[-1])
-
-
-def _figures_in(line: str) -> Figures:
-    """Read a contender's last line. Raises ValueError where it is not an object of numbers."""
-    figures = json.loads(line)
-    if not isinstance(figures, dict) or not all(isinstance(value, int | float) for value in figures.values()):
-        raise ValueError(f"a contender's last line must be a JSON object of numbers, not {line[:200]!r}")
-    return figures
+        raise ContenderFailed(f"it ended with {process.returncode}", _tail(output_path))
+    try:
+        return figures_in(lines[-1])
+    except ValueError as error:
+        raise ContenderFailed(str(error), _tail(output_path)) from None
 
 
 def _command(contender: Contender, place: Place) -> list[str]:
@@ -235,4 +244,4 @@ def _end_group(pid: int) -> None:
 
 
 def _tail(path: Path) -> str:
-    return "its output ends:\n" + path.read_text(errors="replace")[-_OUTPUT_CHARS:]
+    return path.read_text(errors="replace")[-_OUTPUT_CHARS:]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench.contest import (
+    CPU_US_PER_EVENT,
     EVENTS_PER_S,
     P50_MS,
     P99_MS,
@@ -24,11 +25,11 @@ from bench.contest import (
     Verdict,
     at_least,
     at_most,
+    figures_in,
     judge,
     medians_of,
-    with_rate,
 )
-from bench.report import Report, as_chart, as_table, from_json, to_json
+from bench.report import Report, as_chart, as_line, as_table, from_json, to_json
 from bench.rows import load_contest, row_names
 from eventsync.bench.environment import Environment
 
@@ -43,13 +44,21 @@ def judged(target: Target, ours: Figures, theirs: Figures) -> Judged:
 
 
 def test_a_rate_is_events_over_seconds() -> None:
-    assert with_rate({"events": 300, "seconds": 1.5})[EVENTS_PER_S.name] == 200
+    assert figures_in('{"events": 300, "seconds": 1.5}') == {"events": 300, "seconds": 1.5, "events_per_s": 200}
 
 
-@pytest.mark.parametrize("figures", [{}, {"events": 3}, {"seconds": 1}, {"events": 3, "seconds": 0}])
-def test_a_run_without_events_or_seconds_is_refused(figures: Figures) -> None:
+def test_a_cost_is_processor_time_over_events() -> None:
+    line = '{"events": 200, "seconds": 1, "cpu_seconds": 0.1}'
+    assert figures_in(line)[CPU_US_PER_EVENT.name] == pytest.approx(500)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "done", "[1]", "{}", '{"events": 3}', '{"seconds": 1}', '{"events": 3, "seconds": 0}', '{"events": "3"}'],
+)
+def test_a_last_line_without_events_and_seconds_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="last line"):
-        with_rate(figures)
+        figures_in(line)
 
 
 def test_medians_are_taken_contender_by_contender_and_figure_by_figure() -> None:
@@ -197,6 +206,12 @@ def test_the_table_shows_figures_verdicts_and_who_was_left_out() -> None:
     text = captured.get()
     for part in ("a row", "200", "3.5", "met", "left out: theirs: node is missing"):
         assert part in text
+
+
+def test_what_a_run_was_made_on_is_said_in_a_line() -> None:
+    line = as_line(a_report().environment)
+    assert line.startswith("2 x a processor, eventsync 1, python 3, postgresql 18, aiohttp 3")
+    assert line.endswith("fsync on, synchronous_commit on, shared_buffers 128MB, max_wal_size 1GB")
 
 
 def test_the_chart_draws_the_rates() -> None:
