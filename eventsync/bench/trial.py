@@ -46,8 +46,8 @@ class Trial:
     """What was measured over one bus.
 
     `post_events_per_s`: webhooks answered 200 a second. `row_events_per_s`: webhooks a second from the first POST to
-    the last committed row. `unsent` are those left when the door was gone for good. `post_latencies` are the sender's own, `row_latencies` from receipt to the committed row;
-    None where no webhook became one.
+    the last committed row. `post_latencies` are the sender's own, `row_latencies` from receipt to the committed row;
+    None where no webhook became one. `unsent` are those left when the door was gone for good.
     """
 
     bus: BusKind
