@@ -58,9 +58,7 @@ class RabbitBus:
             publishing = await self._renew_publisher()
             await self._renew_consumer()
             declarer = Declarer(publishing, self._open_probe_link, self._connect_timeout_s)
-            for queue in tuple(self._suspects):
-                self._created |= await declarer.delete_if_dead(queue)
-                self._suspects.discard(queue)
+            await self._replace_dead(declarer)
             self._created |= bool(await declarer.missing())
             await declarer.declare_all()
             self._routes_known = True
@@ -74,7 +72,7 @@ class RabbitBus:
         link, channel = self._publisher
         calls = [asyncio.create_task(self._publish_one(channel, message)) for message in messages]
         try:
-            async with broker_call(f"publishing {len(messages)} messages", self._confirm_timeout_s):
+            async with broker_call(f"publishing {len(messages)} messages", self._confirm_timeout_s, channel.connection):
                 outcomes = await asyncio.gather(*calls, return_exceptions=True)
         except BrokerSilent:
             link.distrusted = True
@@ -105,7 +103,7 @@ class RabbitBus:
             raise Transient("not connected to RabbitMQ: call start() first")
         link, _ = self._publisher
         channel = await link.channel(confirms=False, timeout_s=self._connect_timeout_s)
-        async with broker_call(f"counting the messages of {queue}", self._connect_timeout_s):
+        async with broker_call(f"counting the messages of {queue}", self._connect_timeout_s, channel.connection):
             declared = await channel.queue_declare(queue, passive=True)
             await channel.close()
         return declared.message_count or 0
@@ -118,15 +116,29 @@ class RabbitBus:
 
     @property
     def connected(self) -> bool:
-        """Whether both connections are open and every queue of ours was there when last looked at."""
+        """Whether both connections are open and every queue of ours was there and answered when last looked at."""
         return (
             self._routes_known
+            and not self._suspects
             and self._publisher is not None
             and self._publisher[0].usable
             and not self._publisher[1].is_closed
             and self._consumer is not None
             and self._consumer.usable
         )
+
+    async def _replace_dead(self, declarer: Declarer) -> None:
+        """Delete the suspects that are dead, all at once: each takes seconds until it is known to be."""
+        suspects = tuple(self._suspects)
+        looks = [declarer.delete_if_dead(queue) for queue in suspects]
+        deleted = await asyncio.gather(*looks, return_exceptions=True)
+        for queue, answer in zip(suspects, deleted, strict=True):
+            if not isinstance(answer, BaseException):
+                self._created |= answer
+                self._suspects.discard(queue)
+        for answer in deleted:
+            if isinstance(answer, BaseException):
+                raise answer
 
     async def _publish_one(self, channel: aiormq.Channel, message: Message) -> None:
         await channel.basic_publish(

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit
 
 import aio_pika
 import aiormq
+import aiormq.abc
 from aio_pika.abc import AbstractConnection
 
 from eventsync.domain.errors import Misconfigured, Transient
 
 _CLOSING_TIMEOUT_S = 3.0
 _ABANDONING_TIMEOUT_S = 0.5  # for a link that has left a call unanswered already
+_LAST_WORD_S = 0.2  # in which the driver itself says of what a link died
 _NOT_ALLOWED = 530  # AMQP 0-9-1's reply code for a virtual host that does not exist
 
 
@@ -27,22 +29,28 @@ class BrokerSilent(Transient):
 
 
 @asynccontextmanager
-async def broker_call(doing: str, timeout_s: float) -> AsyncIterator[None]:
+async def broker_call(
+    doing: str, timeout_s: float, over: aiormq.abc.AbstractConnection | None = None
+) -> AsyncIterator[None]:
     """Run driver calls under a deadline; `doing` completes "... failed" in the error.
 
-    Raises Transient for whatever the driver raises, BrokerSilent (a Transient) when the deadline passes.
+    Raises Transient for whatever the driver raises and, soon, when the connection `over` which they run is lost;
+    BrokerSilent (a Transient) when the deadline passes.
     """
     task = asyncio.current_task()
     cancellations = task.cancelling() if task else 0
     try:
-        async with asyncio.timeout(timeout_s):
-            yield
+        async with asyncio.timeout(timeout_s) as deadline:
+            with _ended_with(over, deadline):
+                yield
     except asyncio.CancelledError as error:
         # When a link dies, the driver cancels its own futures: only a request to *this* task is ours.
         if task is None or task.cancelling() > cancellations:
             raise
         raise Transient(f"{doing} failed: the link to RabbitMQ was lost") from error
     except TimeoutError as error:
+        if over is not None and over.is_closed:
+            raise Transient(f"{doing} failed: the link to RabbitMQ was lost") from error
         raise BrokerSilent(f"{doing} failed: no answer from RabbitMQ within {timeout_s:g} s") from error
     except (aiormq.AMQPError, OSError, RuntimeError) as error:  # RuntimeError: the driver's "... closed"
         raise Transient(f"{doing} failed: {describe(error)}") from error
@@ -51,6 +59,32 @@ async def broker_call(doing: str, timeout_s: float) -> AsyncIterator[None]:
             raise
         # A call that waits on a channel while that channel is closed ends in a bare Exception().
         raise Transient(f"{doing} failed: the channel was closed") from error
+
+
+@contextmanager
+def _ended_with(connection: aiormq.abc.AbstractConnection | None, deadline: asyncio.Timeout) -> Iterator[None]:
+    """Bring `deadline` forward once the connection is lost.
+
+    aiormq (7.2) fails whatever waits for an answer then, but not what waits for room among the frames to be
+    written: that would wait for ever, as nobody writes them any more.
+    """
+    if connection is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def hurry(_: asyncio.Future[object]) -> None:
+        by = loop.time() + _LAST_WORD_S
+        if not deadline.expired() and by < (deadline.when() or by + 1):
+            deadline.reschedule(by)
+
+    closing = connection.closing
+    closing.add_done_callback(hurry)
+    try:
+        yield
+    finally:
+        closing.remove_done_callback(hurry)
+        closing.cancel()  # it is an observer of our own
 
 
 def describe(error: BaseException | None) -> str:
@@ -80,7 +114,7 @@ class Link:
         if transport is None:
             raise Transient("opening a channel failed: the link to RabbitMQ was closed")
         try:
-            async with broker_call("opening a channel", timeout_s):
+            async with broker_call("opening a channel", timeout_s, transport.connection):
                 channel = await transport.connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
         except BrokerSilent:
             self.distrusted = True

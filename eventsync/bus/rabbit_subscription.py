@@ -33,7 +33,7 @@ class RabbitSubscription:
         """Begin to receive. Raises Transient."""
         self._channel.closing.add_done_callback(self._on_closing)
         self._channel.on_consumer_cancel_callbacks.add(self._on_cancelled_by_broker)
-        async with broker_call(f"subscribing to the queue {self._queue}", self._timeout_s):
+        async with broker_call(f"subscribing to the queue {self._queue}", self._timeout_s, self._channel.connection):
             await self._channel.basic_qos(prefetch_count=prefetch)
             await self._channel.basic_consume(self._queue, self._on_delivery)
 
@@ -51,7 +51,7 @@ class RabbitSubscription:
         tags = sorted(delivery.tag for delivery in deliveries if delivery.tag in self._unacknowledged)
         oldest = islice(self._unacknowledged, len(tags))
         run = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(tags, oldest, strict=True)))
-        async with broker_call("acknowledging", self._timeout_s):
+        async with broker_call("acknowledging", self._timeout_s, self._channel.connection):
             if run:
                 await self._channel.basic_ack(tags[run - 1], multiple=True, wait=False)
             for tag in tags[run:]:
@@ -66,7 +66,7 @@ class RabbitSubscription:
         if already_gone:
             return
         try:
-            async with broker_call("closing a subscription", self._timeout_s):
+            async with broker_call("closing a subscription", self._timeout_s, self._channel.connection):
                 await self._channel.close()
         except Transient:
             return  # the link is gone, and RabbitMQ puts them back by itself

@@ -39,7 +39,7 @@ class Declarer:
         await self._declare_exchange(channel, EVENTS_EXCHANGE, "topic")
         for shape in QUEUES:
             await self._declare_queue(channel, shape)
-        async with broker_call("closing a channel", self.timeout_s):
+        async with broker_call("closing a channel", self.timeout_s, channel.connection):
             await channel.close()
 
     async def delete_if_dead(self, queue: QueueName) -> bool:
@@ -47,7 +47,7 @@ class Declarer:
         if await self._serves(queue):
             return False
         channel = await self.link.channel(confirms=False, timeout_s=self.timeout_s)
-        async with broker_call(f"deleting the dead queue {queue}", _DELETING_TIMEOUT_S):
+        async with broker_call(f"deleting the dead queue {queue}", _DELETING_TIMEOUT_S, channel.connection):
             await channel.queue_delete(queue)
             await channel.close()
         return True
@@ -57,7 +57,7 @@ class Declarer:
         link = await self.open_probe_link()
         try:
             channel = await link.channel(confirms=False, timeout_s=self.timeout_s)
-            async with broker_call(f"probing the queue {queue}", self.timeout_s):
+            async with broker_call(f"probing the queue {queue}", self.timeout_s, channel.connection):
                 await channel.basic_qos(prefetch_count=1)
                 await channel.basic_consume(queue, _ignore, arguments={"x-priority": _PROBE_PRIORITY})
         except BrokerSilent:
@@ -74,7 +74,7 @@ class Declarer:
 
     async def _exists(self, queue: QueueName) -> bool:
         channel = await self.link.channel(confirms=False, timeout_s=self.timeout_s)
-        async with broker_call(f"looking for the queue {queue}", self.timeout_s):
+        async with broker_call(f"looking for the queue {queue}", self.timeout_s, channel.connection):
             try:
                 await channel.queue_declare(queue, passive=True)
             except aiormq.ChannelNotFoundEntity:  # which has closed the channel
@@ -83,7 +83,7 @@ class Declarer:
         return True
 
     async def _declare_exchange(self, channel: aiormq.Channel, name: str, kind: str) -> None:
-        async with broker_call(f"declaring the exchange {name}", self.timeout_s):
+        async with broker_call(f"declaring the exchange {name}", self.timeout_s, channel.connection):
             try:
                 await channel.exchange_declare(name, exchange_type=kind, durable=True)
             except aiormq.ChannelPreconditionFailed as error:
@@ -95,7 +95,7 @@ class Declarer:
                 raise _no_permission(name) from error
 
     async def _declare_queue(self, channel: aiormq.Channel, shape: QueueShape) -> None:
-        async with broker_call(f"declaring the queue {shape.name}", self.timeout_s):
+        async with broker_call(f"declaring the queue {shape.name}", self.timeout_s, channel.connection):
             try:
                 await channel.queue_declare(shape.name, durable=True, arguments=dict(shape.arguments))
                 await channel.queue_bind(shape.name, shape.exchange, shape.routing_key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -177,6 +178,32 @@ async def test_a_silent_link_ends_a_waiting_consumer_by_its_heartbeat(proxied: R
     proxy.resume()
     await started(proxied)
     assert await eventually(lambda: works(proxied), DEADLINE_S)
+
+
+async def test_a_cut_link_ends_also_a_publish_that_the_driver_has_not_written_yet(proxy: TcpProxy) -> None:
+    bus = RabbitBus(proxy.url, confirm_timeout_s=DEADLINE_S)
+    await bus.start()
+    assert bus._publisher is not None
+    link, channel = bus._publisher
+    beside = await link.channel(confirms=False, timeout_s=1.0)
+    proxy.hold()
+    flood = asyncio.create_task(bus.publish([Message(RoutingKey.APPLY_FRESH, bytes(100_000))] * 200))
+    await eventually(lambda: channel.delivery_tag == 200)
+    # The driver's writer waits until this has left, so that the frames after it fill the driver's queue.
+    last_written = asyncio.create_task(beside.basic_publish(b"", routing_key=QueueName.APPLY_FRESH, wait=True))
+    stuck = asyncio.create_task(bus.publish(WORK * 50))
+    await eventually(channel.write_queue.full)
+    proxy.cut()
+    cut_at = time.monotonic()
+    await expect_transient(stuck)
+    await expect_transient(flood)
+    assert time.monotonic() - cut_at < 5.0
+    assert not bus._suspects  # the link was at fault, and no queue
+    await asyncio.wait({last_written})
+    assert last_written.exception() is not None
+    proxy.resume()
+    await started(bus)
+    await bus.stop()
 
 
 async def test_publishing_over_a_silent_link_ends_by_its_own_deadline(proxied: RabbitBus, proxy: TcpProxy) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit, urlunsplit
 
@@ -275,6 +276,33 @@ async def test_queues_that_answer_nothing_are_replaced_by_start(
     # The broker may still close the link over the consumer that the dead queue never answered.
     assert await received_in_the_end(bus, QueueName.APPLY_FRESH) == b"work"
     assert await received_in_the_end(bus, QueueName.REFETCH) == b"look again"
+
+
+async def test_several_queues_that_answer_nothing_take_no_longer_than_one(
+    bus: RabbitBus, rabbitmq_server: RabbitServer, amqp_url: str
+) -> None:
+    work = {
+        QueueName.APPLY_FRESH: RoutingKey.APPLY_FRESH,
+        QueueName.APPLY_BULK: RoutingKey.APPLY_BULK,
+        QueueName.REFETCH: RoutingKey.REFETCH,
+    }
+
+    async def seconds_to_replace(*queues: QueueName) -> float:
+        for queue in queues:
+            await evaluate(rabbitmq_server, f"sys:suspend(whereis({process_of(queue, amqp_url)})).")
+        with pytest.raises(Transient, match="no answer"):
+            await bus.publish([Message(work[queue], b"work") for queue in queues])
+        assert not bus.connected  # health tells of a queue that does not answer
+        began = time.monotonic()
+        assert await bus.start() is True
+        return time.monotonic() - began
+
+    await bus.start()
+    one_s = await seconds_to_replace(QueueName.APPLY_BULK)
+    three_s = await seconds_to_replace(*work)
+    assert bus.connected
+    assert three_s < 2 * one_s
+    print(f"replaced one dead queue in {one_s:.1f} s, three in {three_s:.1f} s")  # noqa: T201  # shown by `pytest -rP`
 
 
 async def test_a_suspicion_that_proves_wrong_costs_no_message(
