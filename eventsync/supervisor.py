@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
-from eventsync.domain.errors import EventsyncError, Misconfigured
+from eventsync.domain.errors import EventsyncError, Misconfigured, Transient
 from eventsync.telemetry import Metrics, origin_of
 
 _log = structlog.get_logger(__name__)
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
+_LONGEST_PAUSE_AWAY_S = 1.0  # while a neighbour is away: asking costs little, and its return is felt the sooner
 _STEADY_AFTER_S = 10.0
 _LEAST_TO_END_S = 0.1  # for each worker, when the deadline is over
 
@@ -35,6 +37,16 @@ class WorkerState:
     name: str
     reason: str
     restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a worker ended, how that is logged, and how long its pauses may grow."""
+
+    reason: str
+    level: int
+    fields: Mapping[str, str]
+    longest_pause_s: float = _LONGEST_PAUSE_S
 
 
 class Supervisor:
@@ -66,20 +78,23 @@ class Supervisor:
             self._tell(worker, "stopped")
 
     async def _run_again_and_again(self, worker: Worker) -> None:
-        pause_s = _FIRST_PAUSE_S
+        pause_s, logged = _FIRST_PAUSE_S, ""
         loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
             self._tell(worker, "")
-            reason = await _run_once(worker)
+            failure = await _run_once(worker)
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 return  # it failed while it was being ended, and must not begin again
             if loop.time() - started > _STEADY_AFTER_S:
-                pause_s = _FIRST_PAUSE_S
-            self._tell(worker, reason, restarted=True)
+                pause_s, logged = _FIRST_PAUSE_S, ""
+            if failure.reason != logged:  # once, and not each second of an outage
+                _log.log(failure.level, "worker_failed", worker=worker.name, **failure.fields)
+                logged = failure.reason
+            self._tell(worker, failure.reason, restarted=True)
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            pause_s = min(2 * pause_s, failure.longest_pause_s)
 
     def _tell(self, worker: Worker, reason: str, *, restarted: bool = False) -> None:
         before = self._states[worker.name]
@@ -102,15 +117,17 @@ class Supervisor:
         _log.info("stopped")
 
 
-async def _run_once(worker: Worker) -> str:
+async def _run_once(worker: Worker) -> _Failure:
     """Run a worker until it fails, and tell why it did."""
     try:
         await worker.run()
+    except Transient as error:
+        return _Failure(str(error), logging.WARNING, {"error": str(error)}, _LONGEST_PAUSE_AWAY_S)
     except EventsyncError as error:
-        log = _log.error if isinstance(error, Misconfigured) else _log.warning
-        log("worker_failed", worker=worker.name, error=str(error))
-        return str(error)
+        level = logging.ERROR if isinstance(error, Misconfigured) else logging.WARNING
+        return _Failure(str(error), level, {"error": str(error)})
     except Exception as error:  # noqa: BLE001  # a fault of ours must not stop the other workers
-        _log.error("worker_failed", worker=worker.name, exception=type(error).__name__, where=origin_of(error))
-        return f"internal error ({type(error).__name__})"
-    return "it ended by itself"
+        name = type(error).__name__
+        return _Failure(f"internal error ({name})", logging.ERROR, {"exception": name, "where": origin_of(error)})
+    reason = "it ended by itself"
+    return _Failure(reason, logging.WARNING, {"error": reason})
