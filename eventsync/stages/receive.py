@@ -22,7 +22,7 @@ from eventsync.postgres.retention import Retention
 from eventsync.spool.entries import UnverifiedEvent
 from eventsync.spool.errors import SpoolFull, SpoolUnavailable
 from eventsync.spool.spool import Spool
-from eventsync.stages.incoming import incoming, single_valued
+from eventsync.stages.incoming import incoming
 from eventsync.stages.patience import Patience
 from eventsync.stages.verify import Refusal, Request, VerifierBook, judge
 from eventsync.telemetry import Metrics
@@ -292,8 +292,7 @@ class SpoolDrain:
         except Misconfigured as error:  # this one connection's secrets do not open: nobody can judge it yet
             self._hold_back(entry.id, str(error))
             return None
-        headers = single_valued(entry.headers)
-        request = Request(entry.vendor, entry.token_hash, headers, entry.body, entry.remote_address)
+        request = Request(entry.vendor, entry.token_hash, entry.headers, entry.body, entry.remote_address)
         refusal = judge(verifier, request, entry.received_at)
         if verifier is None or refusal is not None:
             reason = refusal or Refusal.UNKNOWN_TOKEN

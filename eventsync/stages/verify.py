@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -17,6 +17,7 @@ from eventsync.domain.clock import Clock
 from eventsync.domain.connections import WebhookVerifier
 from eventsync.domain.errors import EventsyncError, Transient
 from eventsync.postgres.listener import Channel, Listener
+from eventsync.stages.incoming import Headers, single_valued
 from eventsync.stages.patience import Patience
 from eventsync.vendorkit.signing import verify
 
@@ -62,7 +63,7 @@ class Request:
 
     vendor: str
     token_hash: bytes
-    headers: Mapping[str, str]
+    headers: Headers
     body: bytes
     remote_address: str | None
 
@@ -77,7 +78,7 @@ def judge(verifier: WebhookVerifier | None, request: Request, now: datetime) -> 
         return Refusal.WRONG_VENDOR
     if verifier.allowed_networks and not _is_allowed(request.remote_address, verifier.allowed_networks):
         return Refusal.ADDRESS_NOT_ALLOWED
-    if verifier.hmac is not None and not verify(verifier.hmac, request.headers, request.body):
+    if verifier.hmac is not None and not verify(verifier.hmac, single_valued(request.headers), request.body):
         return Refusal.WRONG_SIGNATURE
     return None
 

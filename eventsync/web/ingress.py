@@ -21,7 +21,7 @@ from eventsync.domain.connections import WebhookVerifier
 from eventsync.domain.errors import EventsyncError, Transient
 from eventsync.domain.events import EventId, new_event_id
 from eventsync.spool.entries import UnverifiedEvent
-from eventsync.stages.incoming import incoming, single_valued, without_token
+from eventsync.stages.incoming import incoming, without_token
 from eventsync.stages.receive import Receiver
 from eventsync.stages.verify import Refusal, Request, StrangerLimit, VerifierBook, judge, plain_address
 from eventsync.telemetry import Metrics
@@ -97,7 +97,7 @@ class Ingress:
 
     async def _accept(self, request: web.Request, caller: _Caller, verifier: WebhookVerifier) -> web.Response:
         body = await self._read(request)
-        headers = single_valued(tuple(request.headers.items()))
+        headers = tuple(request.headers.items())
         judged = Request(caller.vendor, caller.token_hash, headers, body, self._remote_address(request))
         refusal = judge(verifier, judged, self._clock())
         if refusal is not None:
@@ -125,22 +125,22 @@ class Ingress:
 
     async def _read(self, request: web.Request) -> bytes:
         """Read the body as sent, within its bound in size and time."""
-        too_large = _Refused(413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
         if (request.content_length or 0) > MAX_BODY_BYTES:
-            raise too_large
-        body = bytearray()
+            raise _too_large()
         try:
-            async with asyncio.timeout(self._read_timeout_s):
-                async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > MAX_BODY_BYTES:
-                        raise too_large
+            if request.content.is_eof():  # all of it came with the head, as most bodies do
+                body = request.content.read_nowait()
+            else:
+                async with asyncio.timeout(self._read_timeout_s):
+                    body = await _read_chunks(request)
         except TimeoutError:
             message = f"the body did not arrive within {self._read_timeout_s:g} s"
             raise _Refused(408, "body_too_slow", message) from None
         except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
             raise _Refused(400, "body_incomplete", "the connection ended in the middle of the body") from None
-        return bytes(body)
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+        return body
 
     def _stranger(self, code: str, message: str) -> _Refused:
         """Turn away a caller without a valid token: 401, and 429 for too many of them, which no valid caller sees."""
@@ -154,6 +154,8 @@ class Ingress:
 
     def _remote_address(self, request: web.Request) -> str | None:
         """Find the caller's address: the last one that a proxy of ours did not write for another proxy of ours."""
+        if not self._trusted:
+            return request.remote
         forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
         chain = [part for part in forwarded.split(",") if part.strip()]
         address = request.remote
@@ -192,6 +194,20 @@ _REFUSAL_MESSAGES = {
     Refusal.WRONG_SIGNATURE: "the signature is missing or does not fit the body",
     Refusal.ADDRESS_NOT_ALLOWED: "the caller's address is not on the connection's list",
 }
+
+
+async def _read_chunks(request: web.Request) -> bytes:
+    """Read a body that is still on its way; one that is too large only as far as that shows."""
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            break
+    return bytes(body)
+
+
+def _too_large() -> _Refused:
+    return _Refused(413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
 def _accepted(event_id: EventId) -> web.Response:
