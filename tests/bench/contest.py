@@ -202,7 +202,7 @@ class Outcome:
 
 
 def figures_in(line: str) -> Figures:
-    """Read a contender's last line, and add its rate and its cost. Raises ValueError where it lacks what it must have."""
+    """Read a contender's last line, with its rate and its cost. Raises ValueError where it lacks what it must tell."""
     try:
         figures = json.loads(line)
     except ValueError:
