@@ -1,8 +1,9 @@
 """The one write path: webhook, sweep, manual sync and import change records through `RecordWriter.write`.
 
-Rows are locked in key order, merged by the domain's rules, and written at most once each, whatever the number of
-changes; who loses the race to insert a row loads it and merges again. An absence has no row to lock, so whoever
-brings one writes alone within its connection, while all other writers work side by side.
+What pages of an API only repeat is recognized first and left alone (`comparing`). The other rows are locked in key
+order, merged by the domain's rules, and written at most once each, whatever the number of changes; who loses the race
+to insert a row loads it and merges again. An absence has no row to lock, so whoever brings one writes alone within its
+connection, while all other writers work side by side.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from eventsync.domain.changes import Absence, EntityRef, RecordChange
 from eventsync.domain.events import EventId, Outcome
 from eventsync.domain.merging import Merged, RecordState, changed_fields, merge
 from eventsync.domain.records import RecordKind, patient_id_of, record_id_of
+from eventsync.postgres.comparing import compare, is_comparable
 from eventsync.postgres.database import Session
 from eventsync.postgres.json_rows import json_rows
 from eventsync.postgres.record_rows import (
@@ -84,19 +86,26 @@ class RecordWriter:
     def __init__(self, keyring: Keyring) -> None:
         self._tables: tuple[RecordTable, ...] = (PatientTable(), AppointmentTable(), DocumentTable(keyring))
 
-    async def write(self, session: Session, changes: Sequence[EventChange], now: datetime) -> list[Merged]:
-        """Apply `changes` and tell, in their order, what each of them did.
+    async def write(
+        self, session: Session, changes: Sequence[EventChange], now: datetime, *, reads_in_order: bool = False
+    ) -> list[Merged]:
+        """Apply `changes` and tell, in their order, what each of them did; a state is given only where it was loaded.
 
         Tables are written in one fixed order and rows in key order, so that writers rarely wait in a circle.
+
+        `reads_in_order` is the caller's word that the reads among `changes` are the last of their records so far: of
+        each record, every read that began before has been committed or never will be, and this read says one thing
+        only. Then a record that was found as it stands is not written; which ones those are is for the caller to keep.
         """
         if not changes:
             return []
-        results: dict[int, Merged] = {}
         absences = [entry.change for entry in changes if isinstance(entry.change, Absence)]
         await _enter(session, changes, alone=bool(absences))
+        results = await _compared(session, changes, reads_in_order=reads_in_order)
+        waiting = [(place, entry) for place, entry in enumerate(changes) if place not in results]
         news: list[News] = []
         for table in self._tables:
-            mine = [(place, entry) for place, entry in enumerate(changes) if entry.change.entity.kind in table.kinds]
+            mine = [(place, entry) for place, entry in waiting if entry.change.entity.kind in table.kinds]
             if mine:
                 news += await self._write_table(session, table, mine, results, now)
         if absences:
@@ -198,6 +207,21 @@ async def take_news(session: Session, at_most: int) -> list[News]:
 async def _enter(session: Session, changes: Sequence[EventChange], *, alone: bool) -> None:
     connection_ids = sorted({entry.change.entity.connection_id for entry in changes})
     await session.execute(SQL.write_alone if alone else SQL.write_side_by_side, connection_ids)
+
+
+async def _compared(session: Session, changes: Sequence[EventChange], *, reads_in_order: bool) -> dict[int, Merged]:
+    """Find the changes, by their places, of those records of which the whole batch says nothing new."""
+    pages = [(place, entry.change) for place, entry in enumerate(changes) if is_comparable(entry.change)]
+    if not pages:
+        return {}
+    known = await compare(session, [upsert for _, upsert in pages], reads_in_order=reads_in_order)
+    outcomes = {pages[at][0]: outcome for at, outcome in known.items()}
+    waiting = {entry.change.entity for place, entry in enumerate(changes) if place not in outcomes}
+    return {
+        place: Merged(RecordState(), outcome)
+        for place, outcome in outcomes.items()
+        if changes[place].change.entity not in waiting
+    }
 
 
 async def _load_absences(session: Session, refs: Sequence[EntityRef]) -> dict[EntityRef, frozenset[Absence]]:
