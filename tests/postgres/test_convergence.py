@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -108,6 +109,20 @@ def document_changes(draw: st.DrawFn, connection_id: ConnectionId) -> RecordChan
     return Delete(entity, version) if gone else Upsert(entity, version, content)
 
 
+@st.composite
+def histories(draw: st.DrawFn, connection_id: ConnectionId) -> list[RecordChange]:
+    """Draw changes of all kinds, absences of each of their records, and reads that find again what was said before."""
+    change = appointment_changes(connection_id) | patient_changes(connection_id) | document_changes(connection_id)
+    changes = draw(st.lists(change, min_size=2, max_size=9))
+    upserts = [each for each in changes if isinstance(each, Upsert)]
+    for upsert, read_ms in draw(st.lists(st.tuples(st.sampled_from(upserts), reads), max_size=6)) if upserts else ():
+        version = replace(upsert.version, source=Source.API, read_began_ms=read_ms)
+        changes.append(replace(upsert, version=version, extras=None))
+    for each, read_ms in draw(st.lists(st.tuples(st.sampled_from(changes), reads), max_size=2)):
+        changes.append(Absence(each.entity, read_ms, START - timedelta(days=30), START + timedelta(days=30)))
+    return changes
+
+
 @pytest.fixture
 def writer(keyring: Keyring) -> RecordWriter:
     return RecordWriter(keyring)
@@ -129,15 +144,31 @@ async def test_any_order_and_any_batches_of_the_same_changes_end_in_the_same_row
     connection_ids: list[ConnectionId],
     data: st.DataObject,
 ) -> None:
-    connection_id = connection_ids[0]
-    change = appointment_changes(connection_id) | patient_changes(connection_id) | document_changes(connection_id)
-    changes = data.draw(st.lists(change, min_size=2, max_size=9))
+    changes = data.draw(histories(connection_ids[0]))
     shuffler = random.Random(data.draw(st.integers(0, 2**32)))
     first = await rows_after(pool, database, writer, changes, shuffler)
     other_order = [*changes, *data.draw(st.lists(st.sampled_from(changes), max_size=4))]
     shuffler.shuffle(other_order)
     second = await rows_after(pool, database, writer, other_order, shuffler)
     assert first == second
+
+
+@_THROUGH_SQL
+@given(data=st.data())
+async def test_reads_in_order_that_leave_out_what_they_repeat_end_in_what_any_order_of_all_shows(
+    pool: Database,
+    database: asyncpg.Connection,
+    writer: RecordWriter,
+    connection_ids: list[ConnectionId],
+    data: st.DataObject,
+) -> None:
+    changes = one_statement_a_read(data.draw(histories(connection_ids[0])))
+    shuffler = random.Random(data.draw(st.integers(0, 2**32)))
+    shuffler.shuffle(changes)
+    merged = await rows_after(pool, database, writer, changes, shuffler)
+    others = [*changes, *data.draw(st.lists(st.sampled_from(changes), max_size=4))]  # what comes again is not later
+    compared = await rows_after(pool, database, writer, with_reads_in_order(others, shuffler), shuffler, in_order=True)
+    assert shown(merged) == shown(compared)
 
 
 @_THROUGH_SQL
@@ -160,12 +191,51 @@ async def test_what_the_rows_say_is_what_the_merging_rules_say(
             assert (row["deleted_at"] is None) == (state.deleted_at_ms is None)
 
 
+def read_of(change: RecordChange) -> int | None:
+    """When the read began that `change` comes from; None where order does not matter: webhooks, and mere mentions."""
+    if isinstance(change, Absence):
+        return change.read_began_ms
+    version = change.version
+    return version.read_began_ms if (version.source, version.authority) == (Source.API, Authority.RECORD) else None
+
+
+def one_statement_a_read(changes: Sequence[RecordChange]) -> list[RecordChange]:
+    """Leave out what a read says of a record beyond the first thing, as a walk over a list does."""
+    told: dict[object, RecordChange] = {}
+    for place, change in enumerate(changes):
+        read_ms = read_of(change)
+        told.setdefault(place if read_ms is None else (change.entity, read_ms), change)
+    return list(told.values())
+
+
+def with_reads_in_order(changes: Sequence[RecordChange], shuffler: random.Random) -> list[RecordChange]:
+    """Shuffle `changes`, but for reads, which come in the order in which they began."""
+    shuffled = shuffler.sample(changes, len(changes))
+    reads_in_order = iter(sorted((c for c in shuffled if read_of(c) is not None), key=lambda c: read_of(c) or 0))
+    return [change if read_of(change) is None else next(reads_in_order) for change in shuffled]
+
+
+def shown(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Leave out when a record was last seen, which is no part of what a reader is shown of it."""
+    return {table: [_without_the_reads_time(row) for row in found] for table, found in rows.items()}
+
+
+def _without_the_reads_time(row: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in row.items() if name != "seen_at"}
+    if "version" in kept:
+        version = Version.from_bytes(kept["version"])
+        kept["version"] = replace(version, read_began_ms=0)
+    return kept
+
+
 async def rows_after(
     pool: Database,
     database: asyncpg.Connection,
     writer: RecordWriter,
     changes: Sequence[RecordChange],
     shuffler: random.Random,
+    *,
+    in_order: bool = False,
 ) -> dict[str, list[dict[str, Any]]]:
     """Write `changes` in batches of random sizes to empty tables, and read what they ended in."""
     await database.execute("TRUNCATE appointments, patients, patient_identities, documents, record_absences CASCADE")
@@ -173,7 +243,7 @@ async def rows_after(
     while waiting:
         size = shuffler.randint(1, len(waiting))
         async with pool.transaction() as session:
-            await writer.write(session, waiting[:size], NOW)
+            await writer.write(session, waiting[:size], NOW, reads_in_order=in_order)
         waiting = waiting[size:]
     return {
         table: await rows_of(database, table)
