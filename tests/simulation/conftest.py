@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -12,9 +13,11 @@ from simulation.stage import Stage
 
 
 @pytest.fixture
-async def stage(database_url: str, database: asyncpg.Connection, keyring: Keyring) -> AsyncIterator[Stage]:
+async def stage(
+    database_url: str, database: asyncpg.Connection, keyring: Keyring, tmp_path: Path
+) -> AsyncIterator[Stage]:
     """Where seeds are played, one after the other."""
-    stage = Stage(database_url, database, keyring)
+    stage = Stage(database_url, database, keyring, tmp_path)
     await stage.open()
     yield stage
     await stage.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, cast
 
 from eventsync.domain.errors import Transient
@@ -17,18 +18,24 @@ class Killed(BaseException):
     """The process ends here, as by SIGKILL: no handler of the product's may see it, what was not committed is gone."""
 
 
+@dataclass(slots=True)
+class _Blow:
+    steps_left: int
+    kind: type[Killed | Transient]
+
+
 class Fate:
     """Counts the steps (before a statement, after it, after a commit) and strikes at the one that was chosen.
 
-    Each task has a fate of its own, since several works may be under way.
+    Each task has a fate of its own, since several works may be under way; it shares it with the tasks that it starts.
     """
 
     def __init__(self) -> None:
-        self._chosen: ContextVar[tuple[int, type[Killed | Transient]] | None] = ContextVar("chosen", default=None)
+        self._chosen: ContextVar[_Blow | None] = ContextVar("chosen", default=None)
 
-    def choose(self, steps: int, blow: type[Killed | Transient]) -> None:
+    def choose(self, steps: int, kind: type[Killed | Transient]) -> None:
         """Strike once, after so many steps of this task; what ends earlier is spared."""
-        self._chosen.set((steps, blow))
+        self._chosen.set(_Blow(steps, kind))
 
     def choose_nothing(self) -> None:
         """Strike nothing in this task."""
@@ -38,10 +45,9 @@ class Fate:
         """Go one step further. Raises what was chosen when its time has come."""
         if (chosen := self._chosen.get()) is None:
             return
-        steps_left, blow = chosen
-        self._chosen.set((steps_left - 1, blow) if steps_left else None)
-        if not steps_left:
-            raise blow("struck by the simulation")
+        chosen.steps_left -= 1
+        if chosen.steps_left == -1:
+            raise chosen.kind("struck by the simulation")
 
 
 class FatedDatabase(Database):

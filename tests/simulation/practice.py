@@ -25,8 +25,8 @@ KINDS = ("appointment", CLIENT, "intake", "note", "invoice")
 _VANISHING = 0.03  # of what people do: a document is gone for good, without a word
 _WEIGHTS = {"delete_client": 1.0, "edit": 12.0, "lock_note": 8.0, "submit_intake": 6.0, "delete": 10.0}
 
-BeforeAnswer = Callable[[str], Awaitable[None]]
-AfterAnswer = Callable[[Any], Awaitable[Any]]
+BeforeAnswer = Callable[[], Awaitable[None]]
+AfterAnswer = Callable[[str, Any], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +149,8 @@ class PretendHttp(VendorHttp):
     ) -> Any:
         """Answer as VendorHttp does. Raises Transient where the simulation says so, NotFound where it is so."""
         path = url.removeprefix(f"{BASE_URL}/")
-        await self._before(path)
-        return await self._after(await self._practice.answer(path, params))
+        await self._before()
+        return await self._after(path, await self._practice.answer(path, params))
 
 
 def _action_on(path: str | None) -> tuple[str | None, str]:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from eventsync.crypto import Keyring
 from eventsync.domain.errors import Transient
+from simulation.clocks import LARGEST_ERROR_MS, SimulatedClock
 from simulation.fate import FatedDatabase, Killed
 from simulation.full_read import ALL_DAYS, FullRead, Window
 from simulation.mail import Letter, Mail
 from simulation.practice import PretendHttp, PretendPractice
 from simulation.strand import Strand, wait_for_the_practice
-from simulation.world import CONNECTION_ID, SimulatedClock, World
+from simulation.world import CONNECTION_ID, World
 
 _MINUTE_MS = 60_000
 _DAY_MS = 86_400_000
 _LARGEST_SKEW_MS = 2 * _MINUTE_MS
 _LONGEST_SPAN_DAYS = 40
 _SPANS_MS = (200, 3_000, 3_000, 40_000, 40_000, 10 * _MINUTE_MS, 180 * _MINUTE_MS, 2 * _DAY_MS)
+_LONGEST_CALL_MS = 2_000
 _MOST_ROUNDS_OF_QUIET = 300
+_GROUP = 4  # webhooks that come to one door at the same moment
 
 Step = Callable[[], Awaitable[str]]
 
@@ -29,11 +33,11 @@ Step = Callable[[], Awaitable[str]]
 class Run:
     """Everything that one seed does; `journal` tells it, line by line."""
 
-    def __init__(self, seed: int, database: FatedDatabase, keyring: Keyring) -> None:
+    def __init__(self, seed: int, database: FatedDatabase, keyring: Keyring, folder: Path) -> None:
         self._rng = random.Random(f"simulation {seed}")
         self.clock = SimulatedClock()
         self._ends_ms = self.clock.now_ms + _LONGEST_SPAN_DAYS * _DAY_MS
-        self.world = World(database, keyring, self._rng, self.clock)
+        self.world = World(database, keyring, self._rng, self.clock, folder)
         skew_ms = self._rng.choice((0, self._rng.randint(-_LARGEST_SKEW_MS, _LARGEST_SKEW_MS)))
         self.practice = PretendPractice(seed, self._rng, lambda: self.clock.now_ms, skew_ms)
         self.journal: list[str] = []
@@ -42,17 +46,18 @@ class Run:
         self._api_failures = self._rng.choice((0.0, 0.15))
         self._strands: list[Strand] = []
         self._is_quiet = False
-        self._just_read: str | None = None
         self._slips = self._rng.choice((0.0, 0.0, 0.1))
         self._steps: dict[str, tuple[float, Step]] = {
             "time": (4, self._time),
             "act": (8, self._act),
             "mail": (5, self._post),
+            "door": (1.5, self._cut_or_mend),
+            "drain": (1.5, self._drain),
             "relay": (5, self._relay),
             "consume": (5, self._consume),
             "work": (3, self._work),
             "on": (6, self._go_on),
-            "rush": (2, self._rush),
+            "rush": (6, self._rush),
             "stall": (0.7, self._stall),
             "cut": (0.4, self._cut),
             "bus": (0.3, self._lose_the_bus),
@@ -71,22 +76,25 @@ class Run:
         while self._strands:
             await self._go_on()
         self._is_quiet = True
+        for door in self.world.doors:
+            door.way.is_cut = False
+        slack_ms = 11_000 + 2 * self.world.machines.largest_error_ms  # past the relay's rescue by any clock
         for _ in range(_MOST_ROUNDS_OF_QUIET):
             await self._round()
             due_ms = await self._next_due_ms()
             if due_ms is None:
                 return
-            self.clock.advance_ms(max(due_ms - self.clock.now_ms, 0) + 11_000)  # past the relay's rescue as well
+            self.clock.advance_ms(max(due_ms - self.clock.now_ms, 0) + slack_ms)
         raise AssertionError("something is never finished")
 
     async def full_read(self) -> None:
         """Read everything the practice has: documents and appointments one by one, then all lists."""
-        self.clock.advance_ms(6 * _MINUTE_MS + _LARGEST_SKEW_MS)  # further than the margin of an absence
+        self.clock.advance_ms(6 * _MINUTE_MS + _LARGEST_SKEW_MS + LARGEST_ERROR_MS)  # past the margin of an absence
         for kind, member, event in (("note", "NoteId", "Note Locked"), ("intake", "IntakeId", "Intake Submitted")):
             for known, external_id in sorted(self.practice.past):
                 if known == kind:
                     body = f'{{"{member}": "{external_id}", "Type": "{event}"}}'.encode()
-                    assert await self.world.accept(Letter(body))
+                    assert await self.world.accept(0, [Letter(body)])
         await self.quiet()
         for fact in self.practice.truth("appointment"):
             await self._reading().single(fact.data["Id"])
@@ -104,14 +112,15 @@ class Run:
         self.journal.append(f"{at} {name}: {told}")
 
     async def _round(self) -> None:
-        for letter in self._mail.arrived(self.clock.now_ms):
-            assert await self.world.accept(letter)
+        letters = self._mail.arrived(self.clock.now_ms)
+        assert await self.world.accept(0, letters) == len(letters)
+        await self.world.drain()
         for number in (0, 1):
             await self.world.lose_acknowledgements(number)
         await self.world.relay()
         busy = 1
         while busy:
-            busy = await self.world.consume(0, 50) + await self.world.work() + await self.world.bury()
+            busy = await self.world.consume(0, 50) + await self.world.work(0) + await self.world.bury()
 
     async def _next_due_ms(self) -> int | None:
         """Tell when there is something to do next (Unix ms), None when all has come to its end."""
@@ -128,12 +137,12 @@ class Run:
             times.append(self.clock.now_ms + 60 * _MINUTE_MS)  # published and lost: until the relay notices
         return min(times, default=None)
 
-    def _endanger(self, *, may_go_away: bool = True) -> None:
+    def _endanger(self, *, may_go_away: bool = True, within: int = 24) -> None:
         """Choose, by chance, at which step of the next work its process dies or PostgreSQL goes away."""
         if self._is_quiet or self._rng.random() >= self._danger:
             return
         blow = Transient if may_go_away and self._rng.random() < 0.4 else Killed
-        self.world.fate.choose(self._rng.randrange(24), blow)
+        self.world.fate.choose(self._rng.randrange(within), blow)
 
     async def _time(self) -> str:
         span_ms = self._rng.randint(1, self._rng.choice(_SPANS_MS))
@@ -154,24 +163,40 @@ class Run:
     async def _post(self) -> str:
         letters = self._mail.arrived(self.clock.now_ms)
         accepted = 0
-        for letter in letters:
-            self._endanger()
-            accepted += await self.world.accept(letter)
+        for at in range(0, len(letters), _GROUP):
+            self._endanger(within=8)
+            accepted += await self.world.accept(self._rng.randrange(2), letters[at : at + _GROUP])
         self.world.fate.choose_nothing()
         return f"{accepted} of {len(letters)}"
+
+    async def _cut_or_mend(self) -> str:
+        """Let PostgreSQL go away for one door, or come back."""
+        number = self._rng.randrange(2)
+        way = self.world.doors[number].way
+        way.is_cut = not way.is_cut
+        return f"{number} {'loses' if way.is_cut else 'finds'} PostgreSQL"
+
+    async def _drain(self) -> str:
+        number = self._rng.randrange(2)
+        door = self.world.doors[number]
+        waiting = door.spool.stats.count
+        self._endanger(within=8)
+        await self._safely(door.drain())
+        return f"{number} held {waiting}, holds {door.spool.stats.count}"
 
     async def _relay(self) -> str:
         self._endanger()
         return await self._safely(self.world.relay())
 
-    async def _consume(self) -> str:
+    async def _consume(self, at_most: int | None = None) -> str:
         self._endanger()
-        return await self._safely(self.world.consume(self._rng.randrange(2), self._rng.choice((1, 3, 20))))
+        at_most = at_most or self._rng.choice((1, 3, 20))
+        return await self._safely(self.world.consume(self._rng.randrange(2), at_most))
 
     async def _work(self) -> str:
         async def work() -> str:
             self._endanger(may_go_away=False)  # the worker waits for PostgreSQL in real time
-            return str(await self.world.work())
+            return str(await self.world.work(self._rng.randrange(3)))
 
         return await self._start("work", work())
 
@@ -194,14 +219,21 @@ class Run:
         return f"{strand.name} {told}"
 
     async def _rush(self) -> str:
-        """Let people change something, and its webhooks go through at once, often what somebody is just reading."""
-        name, webhooks = self.practice.act(self._rng.choice((None, self._just_read)))
+        """Let people change something, often what somebody is just reading, and its webhooks go through at once."""
+        name, webhooks = self.practice.act(self._rushed())
         self.clock.advance_ms(self._rng.randint(1, 100))  # on its way, so that nothing older is as new as what it told
-        for webhook in webhooks:
-            await self.world.accept(Letter(webhook.body))
+        await self.world.accept(self._rng.randrange(2), [Letter(webhook.body) for webhook in webhooks])
         self.clock.advance_ms(self._rng.randint(1, 100))
-        told = [name, await self._relay(), await self._consume()]
+        told = [name, await self._relay(), await self._consume(20)]
+        if self._rng.random() < 0.7:
+            told += [await self._relay(), await self._work()]
         return ", ".join(told)
+
+    def _rushed(self) -> str | None:
+        """Choose what is changed in a rush, by its path in the API; None for anything."""
+        being_read = [strand.has_read for strand in self._strands if strand.has_read]
+        notes = [f"notes/{fact.data['Id']}" for fact in self.practice.truth("note")]
+        return self._rng.choice(self._rng.choice((being_read, being_read, notes, [])) or [None])
 
     async def _stall(self) -> str:
         return str(await self.world.stall(self._rng.randrange(2), self._rng.choice((1, 5))))
@@ -261,20 +293,20 @@ class Run:
         except (Transient, Killed) as error:
             return f"ended by {type(error).__name__}"
 
-    async def _before_answer(self, path: str) -> None:
+    async def _before_answer(self) -> None:
         if self._is_quiet:
             return
-        self._just_read = path
         await wait_for_the_practice()
         if self._rng.random() < self._api_failures:
             raise Transient("the call failed")
 
-    async def _after_answer(self, answer: Any) -> Any:
+    async def _after_answer(self, path: str, answer: Any) -> Any:
         """Let a row slip past between two pages of a list, and the world go on before the answer arrives."""
         if self._is_quiet:
             return answer
         if isinstance(answer, list) and answer and self._rng.random() < self._slips:
             row = answer.pop(self._rng.randrange(len(answer)))
             self.world.ledger.overlooked[str(row.get("Id", row.get("ClientId")))].append(ALL_DAYS)
-        await wait_for_the_practice()
+        self.clock.advance_ms(self._rng.randint(1, _LONGEST_CALL_MS))
+        await wait_for_the_practice(path)
         return answer

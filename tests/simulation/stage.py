@@ -8,10 +8,11 @@ from typing import Any
 import asyncpg
 
 from eventsync.crypto import Keyring
+from simulation.clocks import LAST, START
 from simulation.fate import Fate, FatedDatabase
 from simulation.run import Run
 from simulation.verdict import Verdict
-from simulation.world import CONNECTION_ID, LAST, ORGANIZATION_ID, START
+from simulation.world import CONNECTION_ID, ORGANIZATION_ID
 
 _WATCH = (Path(__file__).parent / "watch.sql").read_text(encoding="utf-8")
 _EMPTIED = (
@@ -32,7 +33,8 @@ class SeedFailed(AssertionError):
 class Stage:
     """One database for many runs."""
 
-    def __init__(self, url: str, database: asyncpg.Connection, keyring: Keyring) -> None:
+    def __init__(self, url: str, database: asyncpg.Connection, keyring: Keyring, folder: Path) -> None:
+        self._folder = folder
         self._database = database
         self._keyring = keyring
         self._pool = FatedDatabase(url, Fate())
@@ -57,11 +59,13 @@ class Stage:
     async def play(self, seed: int) -> Run:
         """Play one seed and judge it. Raises SeedFailed."""
         await self._empty()
-        run = Run(seed, self._pool, self._keyring)
+        run = Run(seed, self._pool, self._keyring, self._folder)
         try:
             await self._play(run)
         except Exception as error:
             raise SeedFailed(seed, str(error) or type(error).__name__, run.journal) from error
+        finally:
+            await run.world.close()
         return run
 
     async def rows(self) -> dict[str, list[dict[str, Any]]]:

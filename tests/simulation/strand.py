@@ -22,6 +22,7 @@ class Strand:
         self.name = name
         self.told = "waits"
         self.is_waiting = False  # for an answer, no more only for its start
+        self.has_read = ""  # the API path whose answer, which grows old, is on its way
         self._go = asyncio.Event()
         self._stopped = asyncio.Event()
         self._is_killed = False
@@ -62,9 +63,11 @@ class Strand:
             raise Killed("its process was killed while it waited")
 
 
-async def wait_for_the_practice() -> None:
-    """Stop the current strand, if any, until it is let on."""
+async def wait_for_the_practice(has_read: str = "") -> None:
+    """Stop the current strand, if any, in its call of the practice's API until it is let on."""
     strand = _CURRENT.get()
     if strand is not None:
         strand.is_waiting = True
+        strand.has_read = has_read
         await strand._wait()
+        strand.has_read = ""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 from eventsync.bus.memory import MemoryBus
 from eventsync.bus.wire import Delivery, QueueName, Subscription
 from eventsync.crypto import Keyring
+from eventsync.domain.clock import Clock
 from eventsync.domain.connections import Connection, ConnectionId, OrganizationId, WebhookVerifier
 from eventsync.domain.errors import Transient
 from eventsync.domain.events import new_event_id
 from eventsync.postgres.listener import Listener
 from eventsync.postgres.queue import EventQueue
-from eventsync.postgres.record_rows import milliseconds
 from eventsync.postgres.records import RecordWriter
 from eventsync.stages.apply import Applier, event_ids_in
 from eventsync.stages.bus_link import BusLink
@@ -27,37 +27,18 @@ from eventsync.stages.relay import Relay
 from eventsync.telemetry import Metrics
 from eventsync.vendors.intakeq import VENDOR
 from eventsync.vendors.intakeq.client import IntakeQClient
+from simulation.clocks import Machines, SimulatedClock
+from simulation.door import Door
 from simulation.fate import FatedDatabase, Killed
 from simulation.ledger import Ledger
 from simulation.mail import Letter
 from simulation.practice import BASE_URL, PretendHttp
 
-START = datetime(2026, 3, 2, 12, tzinfo=UTC)
-LAST = START + timedelta(days=90)
 CONNECTION_ID = ConnectionId(UUID(int=2))
 ORGANIZATION_ID = OrganizationId(UUID(int=1))
 
 _PREFETCH = 1_000
 _TRIES = 6
-
-
-class SimulatedClock:
-    """Our clock; only the simulation moves it."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    @property
-    def now_ms(self) -> int:
-        """The time in Unix milliseconds."""
-        return milliseconds(self.now)
-
-    def advance_ms(self, span_ms: int) -> None:
-        """Let time pass, in whole milliseconds."""
-        self.now += timedelta(milliseconds=span_ms)
 
 
 class Reader:
@@ -69,9 +50,14 @@ class Reader:
 
 
 class World:
-    """Everything that eventsync consists of in one run; `died` counts what the simulation killed."""
+    """Everything that eventsync consists of in one run, on machines with clocks of their own.
 
-    def __init__(self, database: FatedDatabase, keyring: Keyring, rng: random.Random, clock: SimulatedClock) -> None:
+    `died` counts what the simulation killed behind the doors.
+    """
+
+    def __init__(
+        self, database: FatedDatabase, keyring: Keyring, rng: random.Random, clock: SimulatedClock, folder: Path
+    ) -> None:
         self.database = database
         self.fate = database.fate
         self.clock = clock
@@ -81,6 +67,11 @@ class World:
         self.writer = RecordWriter(keyring)
         self.bus = MemoryBus()
         self.died = 0
+        self.machines = Machines(clock, rng)
+        self.doors = [Door(database, keyring, folder / f"spool-{n}.sqlite3", self.machines.clock()) for n in (0, 1)]
+        self._relay_clock = self.machines.clock()
+        self._consumer_clocks = [self.machines.clock() for _ in range(2)]
+        self._worker_clocks = [self.machines.clock() for _ in range(3)]
         self._rng = rng
         self._listener = Listener(database.url, self.metrics)
         self._directory = ConnectionDirectory(_load_connection, self._listener)
@@ -91,13 +82,20 @@ class World:
     async def use(self, http: PretendHttp) -> None:
         """Start the processes; API calls go through `http`."""
         self.client = IntakeQClient(_connection(), http)
+        for door in self.doors:
+            await door.start()
         self.start_relay()
         await self.bus.start()
+
+    async def close(self) -> None:
+        """Let go of the spools' files."""
+        for door in self.doors:
+            await door.close()
 
     def start_relay(self) -> None:
         """Start the relay's process, with its link to the bus."""
         self._link = BusLink(self.bus, self.queue)
-        self._relay = Relay(self.queue, self._link, self._listener, self.metrics, self.clock, batch_events=20)
+        self._relay = Relay(self.queue, self._link, self._listener, self.metrics, self._relay_clock, batch_events=20)
 
     async def lose_the_bus(self) -> None:
         """Let the bus forget everything, as a broker whose queues were deleted; who first comes back may die of it."""
@@ -107,14 +105,22 @@ class World:
             self.start_relay()  # nobody knows any more that the queues were new
         await self.bus.start()
 
-    async def accept(self, letter: Letter) -> bool:
-        """Store one webhook as the door does, its id fixed before the first try; False where we died before the 200."""
-        event_id = new_event_id(self.clock(), self._rng.randbytes(10))
-        event = incoming(event_id, self._verifier, (("Content-Type", "application/json"),), letter.body)
-        if not await self.lives(lambda: self.queue.store([event])):
-            return False
-        self.ledger.accept(event_id, letter, self.clock.now_ms)
-        return True
+    async def accept(self, number: int, letters: Sequence[Letter]) -> int:
+        """Let webhooks come to door `number` together; answer how many got their 200."""
+        door = self.doors[number]
+        told = {new_event_id(door.clock(), self._rng.randbytes(10)): letter for letter in letters}
+        headers = (("Content-Type", "application/json"),)
+        events = [incoming(event_id, self._verifier, headers, letter.body) for event_id, letter in told.items()]
+        accepted = await door.receive(events)
+        for event_id in accepted:
+            self.ledger.accept(event_id, told[event_id], self.clock.now_ms)
+        return len(accepted)
+
+    async def drain(self) -> None:
+        """Let every door carry all that its spool holds to PostgreSQL."""
+        for door in self.doors:
+            while await door.drain():
+                pass
 
     async def relay(self) -> bool:
         """Let the relay publish what is due; when it dies, another takes its place."""
@@ -130,7 +136,7 @@ class World:
         reader.held = ()
         if not deliveries:
             return 0
-        applier = self._appliers.setdefault(number, self._applier())
+        applier = self._appliers.setdefault(number, self._applier(self._consumer_clocks[number]))
         event_ids = event_ids_in(deliveries)
         if await self.lives(lambda: applier.apply(event_ids)):
             await reader.subscription.acknowledge(deliveries)
@@ -150,14 +156,15 @@ class World:
         """Cut consumer `number` off from the bus: what it holds comes again, to anyone."""
         await self._die(QueueName.APPLY_FRESH, number)
 
-    async def work(self) -> int:
-        """Let the worker take one message and read the record that it names; answer how many messages."""
+    async def work(self, number: int) -> int:
+        """Let worker `number` take one message and read the record that it names; answer how many messages."""
         reader = await self._reader(QueueName.REFETCH, 0)
         deliveries = await self._next(reader, QueueName.REFETCH, 1)
         if not deliveries:
             return 0
         await reader.subscription.acknowledge(deliveries)  # early, as the real worker does
-        refetcher = Refetcher(self.queue, self.writer, self._directory, lambda _: self.client, self.metrics, self.clock)
+        clock = self._worker_clocks[number]
+        refetcher = Refetcher(self.queue, self.writer, self._directory, lambda _: self.client, self.metrics, clock)
         for event_id in event_ids_in(deliveries):
             await self.lives(lambda: self._refetch(refetcher, event_id))  # noqa: B023  # awaited at once
         return len(deliveries)
@@ -166,7 +173,7 @@ class World:
         """Let the consumer of dead letters look at what the bus gave up on."""
         reader = await self._reader(QueueName.DEAD_LETTERS, 0)
         deliveries = await self._next(reader, QueueName.DEAD_LETTERS, _PREFETCH)
-        burial = DeadLetterConsumer(self.queue, self._link, self.metrics, self.clock)
+        burial = DeadLetterConsumer(self.queue, self._link, self.metrics, self._consumer_clocks[0])
         for event_id in event_ids_in(deliveries):
             await burial._bury(event_id)
         await reader.subscription.acknowledge(deliveries)
@@ -186,9 +193,9 @@ class World:
                 return True
         raise AssertionError("what failed once goes on failing")
 
-    def _applier(self) -> Applier:
+    def _applier(self, clock: Clock) -> Applier:
         vendors = {VENDOR.name: VENDOR}
-        return Applier(self.queue, self.writer, vendors, self._directory, self.metrics, self.clock)
+        return Applier(self.queue, self.writer, vendors, self._directory, self.metrics, clock)
 
     @staticmethod
     async def _refetch(refetcher: Refetcher, event_id: UUID) -> None:
