@@ -20,8 +20,8 @@ from eventsync.bench.place import memory_backed
 from eventsync.bench.report import Report
 from eventsync.bus.rabbit_link import check_url
 from eventsync.cli.bench_tables import STDOUT, tell
+from eventsync.cli.loop import run_async
 from eventsync.cli.output import examples
-from eventsync.cli.session import run_async
 
 _REFRESHES_PER_S = 2  # each takes processor time away from what is measured
 _MOST_EVENTS = 1_000_000  # they are made beforehand, 1.5 kB each

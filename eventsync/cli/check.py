@@ -15,8 +15,9 @@ import click
 
 from eventsync.bus.rabbit import RabbitBus
 from eventsync.cli.accounts import client_of
+from eventsync.cli.loop import run_async
 from eventsync.cli.output import examples, json_option, show_json, show_table
-from eventsync.cli.session import Installation, installation_of, open_database, run_async
+from eventsync.cli.session import Installation, installation_of, open_database
 from eventsync.crypto import Keyring
 from eventsync.domain.connections import Connection
 from eventsync.domain.errors import EventsyncError, Misconfigured, Transient

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from eventsync.cli.loop import run_async
 from eventsync.cli.output import examples, json_option, show_json
-from eventsync.cli.session import run_async
 from eventsync.postgres.embedded import embedded_database_url
 from eventsync.postgres.migrations import migrate
 from eventsync.settings import Settings, load_settings

@@ -7,7 +7,7 @@ import signal
 
 import click
 
-from eventsync.cli.session import run_async
+from eventsync.cli.loop import run_async
 from eventsync.settings import Settings, load_settings
 from eventsync.telemetry import configure_logging
 from eventsync.wiring import Role, database_in_use, keyring_of

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import uvloop
-
+from eventsync.cli.loop import run_async
 from eventsync.crypto import Keyring
 from eventsync.domain.clock import Clock
 from eventsync.domain.errors import Rejected
@@ -78,12 +76,6 @@ class Installation:
                 else "there is no connection yet: make one with `eventsync connections add`",
             )
         return living[0]
-
-
-def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end on uvloop; Ctrl-C cancels it."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
 
 
 def with_installation(work: Callable[[Installation], Awaitable[T]]) -> T:

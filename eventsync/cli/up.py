@@ -9,8 +9,8 @@ import click
 from rich.console import Console
 
 from eventsync.cli.live import LiveView
+from eventsync.cli.loop import run_async
 from eventsync.cli.run import stop_on_signals
-from eventsync.cli.session import run_async
 from eventsync.postgres.access import ApiTokens
 from eventsync.postgres.access import Role as TokenRole
 from eventsync.postgres.data_lock import DataDirLock

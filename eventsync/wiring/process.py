@@ -6,67 +6,48 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import aiohttp
 import structlog
 from aiohttp import web
 
 from eventsync.bus.memory import MemoryBus
-from eventsync.bus.rabbit import RabbitBus
-from eventsync.bus.wire import Bus, QueueName
-from eventsync.crypto import Keyring, fingerprint
+from eventsync.bus.wire import Bus
+from eventsync.crypto import Keyring
 from eventsync.domain.clock import Clock
-from eventsync.domain.connections import Connection
 from eventsync.domain.errors import Misconfigured, Transient
-from eventsync.postgres.access import AccessLog, RefusalCounts
-from eventsync.postgres.budget import PostgresBudget, prune_calls
 from eventsync.postgres.database import Database
-from eventsync.postgres.linking import PatientLinks
 from eventsync.postgres.listener import Listener
 from eventsync.postgres.migrations import check_schema
 from eventsync.postgres.queue import EventQueue
-from eventsync.postgres.records import RecordWriter
 from eventsync.postgres.retention import Retention
-from eventsync.postgres.tenants import Connections
-from eventsync.postgres.webhook_tokens import WebhookTokens
 from eventsync.settings import Settings
-from eventsync.spool.spool import Spool
-from eventsync.stages.apply import Applier, Consumer
 from eventsync.stages.bus_link import BusLink
-from eventsync.stages.dead_letters import DeadLetterConsumer
-from eventsync.stages.directory import ConnectionDirectory
-from eventsync.stages.receive import Receiver, SpoolDrain
-from eventsync.stages.recurring import Recurring
-from eventsync.stages.refetch import Refetcher, RefetchWorker
-from eventsync.stages.relay import Relay
-from eventsync.stages.upkeep import Upkeep
-from eventsync.stages.verify import VerifierBook
 from eventsync.supervisor import Supervisor, Worker
 from eventsync.telemetry import Metrics
-from eventsync.vendorkit.http import VendorHttp
-from eventsync.vendorkit.vendor import Vendor, VendorClient
-from eventsync.vendors import load_vendors
-from eventsync.web.evidence import RefusalLog
 from eventsync.web.health import Health, Part
-from eventsync.web.ingress import Ingress
 from eventsync.web.server import WebServer
 from eventsync.wiring import Role, utc_now
-from eventsync.wiring.accounts import budget_of
-from eventsync.wiring.api import make_api
-from eventsync.wiring.metered import MeteredBudget
 from eventsync.wiring.readiness import (
     bus_part,
     database_part,
-    door_part,
     flow_part,
     listener_part,
     partitions_part,
     refresher,
-    spool_part,
     workers_part,
 )
+
+if TYPE_CHECKING:  # what only some roles need is imported where those are built, and nowhere else
+    from eventsync.postgres.budget import PostgresBudget
+    from eventsync.postgres.records import RecordWriter
+    from eventsync.postgres.tenants import Connections
+    from eventsync.spool.spool import Spool
+    from eventsync.vendorkit.vendor import Vendor
+    from eventsync.wiring.applying import Applying
+    from eventsync.wiring.door import Door
 
 _log = structlog.get_logger(__name__)
 _BUS_ROLES = frozenset({Role.RELAY, Role.CONSUMER, Role.WORKER})
@@ -113,29 +94,55 @@ class Process:
         self.options = options
         self.clock = clock
         self.metrics = Metrics()
-        self.vendors: Mapping[str, Vendor] = load_vendors()
-        self._http = http
-        self._clients: dict[str, VendorHttp] = {}
+        self.http = http
         self.budgets: dict[str, PostgresBudget] = {}
-        settings = options.settings
-        listen_url = settings.listen_database_url
+        listen_url = options.settings.listen_database_url
         self.database = Database(options.database_url)
         self.listener = Listener(
             options.database_url if listen_url is None else listen_url.get_secret_value(), self.metrics
         )
         self.queue = EventQueue(self.database, options.keyring)
-        self.connections = Connections(self.database, options.keyring, self.vendors)
         self.retention = Retention(self.database)
-        self.bus: Bus = MemoryBus() if settings.amqp_url is None else RabbitBus(settings.amqp_url.get_secret_value())
-        self.link = BusLink(self.bus, self.queue)
-        self.writer = RecordWriter(options.keyring)
-        self.directory = ConnectionDirectory(self.connections.load_connection, self.listener)
         self.supervisor = Supervisor(self._workers(), self.metrics)
 
     @cached_property
+    def bus(self) -> Bus:
+        """RabbitMQ where it is set, else one within the process."""
+        amqp_url = self.options.settings.amqp_url
+        if amqp_url is None:
+            return MemoryBus()
+        from eventsync.bus.rabbit import RabbitBus  # noqa: PLC0415  # its driver, for roles that speak to a broker
+
+        return RabbitBus(amqp_url.get_secret_value())
+
+    @cached_property
+    def link(self) -> BusLink:
+        """What the workers on the bus share."""
+        return BusLink(self.bus, self.queue)
+
+    @cached_property
+    def vendors(self) -> Mapping[str, Vendor]:
+        """Who we talk to, by name."""
+        from eventsync.vendors import load_vendors  # noqa: PLC0415  # neither relay nor scheduler knows any
+
+        return load_vendors()
+
+    @cached_property
+    def connections(self) -> Connections:
+        """The accounts at the vendors."""
+        from eventsync.postgres.tenants import Connections  # noqa: PLC0415  # brings the vendors' kit along
+
+        return Connections(self.database, self.options.keyring, self.vendors)
+
+    @property
     def spool(self) -> Spool:
         """The local disk's part, which only the door needs."""
-        return Spool(self.options.settings.data_dir / "spool.sqlite3", self.options.keyring, clock=self.clock)
+        return self._door.spool
+
+    @property
+    def writer(self) -> RecordWriter:
+        """What writes records, which only the consumer and the worker need."""
+        return self._applying.writer
 
     @cached_property
     def server(self) -> WebServer | None:
@@ -152,15 +159,6 @@ class Process:
         app = web.Application()
         self._health().add_routes(app)
         return WebServer("health", app, self.options.host, self.options.health_port, clock=self.clock)
-
-    def open_client(self, connection: Connection) -> VendorClient:
-        """Open a connection's account at its vendor, within the budget of its API key."""
-        key = fingerprint(connection.api_key)
-        if key not in self._clients:
-            budget = budget_of(self.database, connection, self.clock)
-            self.budgets[str(connection.number)] = budget
-            self._clients[key] = VendorHttp(self._http, MeteredBudget(budget, connection.vendor, self.metrics))
-        return self.vendors[connection.vendor].client(connection, self._clients[key])
 
     @property
     def servers(self) -> list[WebServer]:
@@ -201,96 +199,55 @@ class Process:
         roles = self.options.roles
         workers: list[Worker] = [server for server in (self.server,) if server is not None]
         if Role.INGRESS in roles:
-            workers += self._door
+            workers += self._door.workers()
         if Role.RELAY in roles:
-            workers += [self._relay(number) for number in range(self.options.relays)]
+            workers += self._relays()
         if Role.CONSUMER in roles:
-            workers += self._consumers()
+            workers += self._applying.consumers()
         if Role.WORKER in roles:
-            workers.append(self._refetch_worker())
+            workers.append(self._applying.refetch_worker())
         if Role.SCHEDULER in roles:
             workers += self._chores()
-        workers += [self.directory, self.listener, *self.options.companions]
+        if roles & {Role.CONSUMER, Role.WORKER}:
+            workers.append(self._applying.directory)
+        workers += [self.listener, *self.options.companions]
         return workers + [server for server in (self.health_server,) if server is not None]
 
     @cached_property
-    def _receiver(self) -> Receiver:
-        return Receiver(self.queue, self.spool, self.metrics, self.clock)
+    def _door(self) -> Door:
+        from eventsync.wiring.door import Door  # noqa: PLC0415  # the spool and the webhooks' handler
+
+        return Door(self)
 
     @cached_property
-    def _book(self) -> VerifierBook:
-        return VerifierBook(WebhookTokens(self.database, self.options.keyring), self.spool, self.listener, self.clock)
+    def _applying(self) -> Applying:
+        from eventsync.wiring.applying import Applying  # noqa: PLC0415  # the records and the vendors
 
-    @cached_property
-    def _refusals(self) -> RefusalLog:
-        return RefusalLog(RefusalCounts(self.database), self.clock)
+        return Applying(self)
 
-    @cached_property
-    def _door(self) -> list[Worker]:
-        drain = SpoolDrain(self._receiver, self.queue, self.retention, self.spool, self._book, self.metrics, self.clock)
-        return [self._receiver, drain, self._book, self._refusals]
+    def _relays(self) -> list[Worker]:
+        from eventsync.stages.relay import Relay  # noqa: PLC0415  # this role's alone
 
-    def _relay(self, number: int) -> Worker:
-        relay = Relay(self.queue, self.link, self.listener, self.metrics, self.clock)
-        relay.name = f"relay:{number}"
-        return relay
-
-    def _consumers(self) -> list[Worker]:
-        consumers: list[Worker] = [
-            self._consumer(QueueName.APPLY_FRESH, number) for number in range(self.options.consumers)
-        ]
-        bulk = self._consumer(QueueName.APPLY_BULK, 0)
-        return [*consumers, bulk, DeadLetterConsumer(self.queue, self.link, self.metrics, self.clock)]
-
-    def _consumer(self, queue_name: QueueName, number: int) -> Worker:
-        applier = Applier(self.queue, self.writer, self.vendors, self.directory, self.metrics, self.clock)
-        consumer = Consumer(applier, self.link, queue_name)
-        consumer.name = f"consumer:{queue_name.value}:{number}"
-        return consumer
-
-    def _refetch_worker(self) -> Worker:
-        refetcher = Refetcher(self.queue, self.writer, self.directory, self.open_client, self.metrics, self.clock)
-        return RefetchWorker(refetcher, self.link)
+        relays: list[Worker] = []
+        for number in range(self.options.relays):
+            relay = Relay(self.queue, self.link, self.listener, self.metrics, self.clock)
+            relay.name = f"relay:{number}"
+            relays.append(relay)
+        return relays
 
     def _chores(self) -> list[Worker]:
-        settings = self.options.settings
-        history = timedelta(days=settings.history_retention_days)
-        links = PatientLinks(self.database)
-        upkeep = Upkeep(
-            self.retention,
-            self.clock,
-            raw_days=settings.raw_retention_days,
-            history_days=settings.history_retention_days,
-        )
+        from eventsync.wiring.chores import make_chores  # noqa: PLC0415  # this role's alone
 
-        async def forget_evidence() -> None:
-            now = self.clock()
-            await prune_calls(self.database, now)
-            await RefusalCounts(self.database).prune(now - history)
-            await AccessLog(self.database).prune(now - history)
-
-        return [
-            upkeep,
-            Recurring("patient-linking", lambda: links.link_by_email(self.clock()), interval_s=60.0),
-            Recurring("client-ids", lambda: links.backfill_client_ids(self.clock()), interval_s=600.0),
-            Recurring("evidence", forget_evidence, interval_s=3600.0),
-        ]
+        return make_chores(self.database, self.retention, self.options.settings, self.clock)
 
     def _main_app(self) -> web.Application:
         app = web.Application()
         self._health().add_routes(app)
         if Role.INGRESS in self.options.roles:
-            ingress = Ingress(
-                self._receiver,
-                self._book,
-                self.vendors,
-                self.metrics,
-                self.clock,
-                count_refusal=self._refusals.count,
-                trusted_networks=self.options.settings.trusted_networks,
-            )
-            ingress.add_routes(app)
+            self._door.add_routes(app)
         if Role.API in self.options.roles:
+            from eventsync.wiring.api import make_api  # noqa: PLC0415  # this role's alone
+
             make_api(self.database, self.options.keyring, self.connections, self.queue, self.clock).add_routes(app)
         return app
 
@@ -308,7 +265,7 @@ class Process:
             workers_part(self.supervisor, blocks=not has_door),
         ]
         if has_door:
-            parts += [door_part(self.database, self.spool), spool_part(self.spool)]
+            parts += self._door.parts()
         if roles & _BUS_ROLES:
             parts.append(bus_part(self.bus, blocks=not has_door))
         return parts
@@ -322,7 +279,8 @@ async def open_process(options: ProcessOptions) -> AsyncIterator[Process]:
         process = Process(options, http)
         await process.database.open()
         stack.push_async_callback(process.database.close)
-        stack.push_async_callback(process.bus.stop)
+        if options.roles & _BUS_ROLES:
+            stack.push_async_callback(process.bus.stop)
         if Role.INGRESS in options.roles:
             await process.spool.open()
             stack.push_async_callback(process.spool.close)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from eventsync.bus.wire import Bus
 from eventsync.domain.clock import Clock
 from eventsync.domain.errors import EventsyncError
 from eventsync.domain.events import Lane, WorkClass
-from eventsync.postgres.budget import PostgresBudget
 from eventsync.postgres.database import Database
 from eventsync.postgres.listener import Listener
 from eventsync.postgres.migrations import check_schema
 from eventsync.postgres.queue import EventQueue, QueueMeasure
 from eventsync.postgres.retention import Retention
-from eventsync.spool.spool import Spool
 from eventsync.supervisor import Supervisor
 from eventsync.telemetry import Metrics
 from eventsync.web.health import Part
+
+if TYPE_CHECKING:  # only some roles have these
+    from eventsync.postgres.budget import PostgresBudget
+    from eventsync.spool.spool import Spool
 
 _LEAST_AHEAD = timedelta(days=3)
 _STUCK_AFTER = timedelta(minutes=5)

@@ -1,0 +1,38 @@
+"""Builds the chores of one process: the workers of the `scheduler` role."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from eventsync.domain.clock import Clock
+from eventsync.postgres.access import AccessLog, RefusalCounts
+from eventsync.postgres.budget import prune_calls
+from eventsync.postgres.database import Database
+from eventsync.postgres.linking import PatientLinks
+from eventsync.postgres.retention import Retention
+from eventsync.settings import Settings
+from eventsync.stages.recurring import Recurring
+from eventsync.stages.upkeep import Upkeep
+from eventsync.supervisor import Worker
+
+
+def make_chores(database: Database, retention: Retention, settings: Settings, clock: Clock) -> list[Worker]:
+    """Make the workers; each does its chore now and then."""
+    history = timedelta(days=settings.history_retention_days)
+    links = PatientLinks(database)
+    upkeep = Upkeep(
+        retention, clock, raw_days=settings.raw_retention_days, history_days=settings.history_retention_days
+    )
+
+    async def forget_evidence() -> None:
+        now = clock()
+        await prune_calls(database, now)
+        await RefusalCounts(database).prune(now - history)
+        await AccessLog(database).prune(now - history)
+
+    return [
+        upkeep,
+        Recurring("patient-linking", lambda: links.link_by_email(clock()), interval_s=60.0),
+        Recurring("client-ids", lambda: links.backfill_client_ids(clock()), interval_s=600.0),
+        Recurring("evidence", forget_evidence, interval_s=3600.0),
+    ]
