@@ -20,6 +20,7 @@ _EMPTIED = (
     *("record_absences", "record_reads", "change_outbox", "simulation_writes", "simulation_news"),
 )
 _SHOWN = ("appointments", "patient_identities", "patients", "documents", "event_history", "event_queue")
+_UNREPEATABLE = frozenset({"content_sealed", "enqueued_in"})  # a nonce; a transaction's number
 
 
 class SeedFailed(AssertionError):
@@ -69,7 +70,7 @@ class Stage:
         return run
 
     async def rows(self) -> dict[str, list[dict[str, Any]]]:
-        """All rows that the last run left, but for what is sealed with a nonce of its own."""
+        """All rows that the last run left, but for what no two runs share."""
         return {table: await self._rows(table) for table in _SHOWN}
 
     async def _play(self, run: Run) -> None:
@@ -87,4 +88,4 @@ class Stage:
 
     async def _rows(self, table: str) -> list[dict[str, Any]]:
         rows = await self._database.fetch(f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608  # see _SHOWN
-        return [{name: value for name, value in row.items() if name != "content_sealed"} for row in rows]
+        return [{name: value for name, value in row.items() if name not in _UNREPEATABLE} for row in rows]
