@@ -207,10 +207,15 @@ class EventQueue:
         async with self.database.session() as session:
             await session.execute(SQL.retry_later, list(event_ids), available_at, error, counts, now)
 
-    async def lease_refetch(self, event_id: UUID, now: datetime, leased_until: datetime) -> RefetchLease | None:
-        """Take the right to read the event's record; None while another worker has it or nothing waits any more."""
+    async def lease_refetch(
+        self, event_id: UUID, now: datetime, leased_until: datetime, *, again: bool = False
+    ) -> RefetchLease | None:
+        """Take the right to read the event's record; None while another worker has it or nothing waits any more.
+
+        With `again`, a try that failed at the same `now` may have been committed, and is answered.
+        """
         async with self.database.session() as session:
-            row = await session.fetchrow(SQL.lease_refetch, event_id, now, leased_until)
+            row = await session.fetchrow(SQL.lease_refetch, event_id, now, leased_until, again)
         return None if row is None else RefetchLease(**dict(row))
 
     async def end_read(self, lease: RefetchLease) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
+from itertools import chain, repeat
 from uuid import UUID
 
 import structlog
@@ -67,11 +68,17 @@ class Refetcher:
         self._clock = clock
 
     async def lease(self, event_id: UUID) -> RefetchLease | None:
-        """Take the right to read the event's record, or let the event wait for whoever has it."""
+        """Take the right to read the event's record, or let the event wait for whoever has it.
+
+        Waits while PostgreSQL is away. When a link breaks, what was asked may have been done: all tries are one.
+        """
         now = self._clock()
-        lease = await self._queue.lease_refetch(event_id, now, now + _LEASE)
+        again = chain([False], repeat(True))
+        lease = await hold_while_away(
+            lambda: self._queue.lease_refetch(event_id, now, self._clock() + _LEASE, again=next(again))
+        )
         if lease is None:
-            await self._queue.defer(event_id, now, now + _DEFER)
+            await hold_while_away(partial(self._queue.defer, event_id, now, now + _DEFER))
         return lease
 
     async def refetch(self, lease: RefetchLease) -> None:
@@ -189,7 +196,7 @@ class RefetchWorker:
 
     async def _lease(self, deliveries: Sequence[Delivery]) -> RefetchLease | None:
         for event_id in event_ids_in(deliveries):  # at most one
-            return await hold_while_away(partial(self._refetcher.lease, event_id))
+            return await self._refetcher.lease(event_id)
         return None
 
     async def _refetch(self, lease: RefetchLease, places: asyncio.Semaphore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -15,7 +16,9 @@ from eventsync.bus.rabbit import RabbitBus
 from eventsync.bus.wire import Bus
 from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
+from eventsync.domain.errors import Transient
 from eventsync.postgres.database import Database
+from eventsync.postgres.queue import EventQueue, RefetchLease
 from eventsync.stages.refetch import RefetchWorker
 from servers.eventually import eventually
 from servers.proxy import TcpProxy
@@ -153,6 +156,32 @@ async def test_what_was_read_is_written_once_postgres_is_back_without_another_ca
     assert client.reads == 1
     assert await outcomes(database) == {"applied": 1}
     await pool.close()
+
+
+class AnswerLosingQueue(EventQueue):
+    """A queue whose first lease is committed, while its answer is lost on the way."""
+
+    leases = 0
+
+    async def lease_refetch(self, *arguments: Any, **kwargs: Any) -> RefetchLease | None:
+        lease = await super().lease_refetch(*arguments, **kwargs)
+        self.leases += 1
+        if self.leases == 1:
+            raise Transient("the link was cut")
+        return lease
+
+
+async def test_a_lease_whose_answer_was_lost_is_taken_again_at_once_and_counts_once(
+    spine: Spine, keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    spine.queue = AnswerLosingQueue(spine.pool, keyring)
+    await a_note_was_locked(spine)
+    await spine.publish_all()
+    client = NoteReader()
+    async with spine.running(RefetchWorker(refetcher_of(spine, client), spine.link)):
+        await eventually(lambda: ended(database, 1))
+    assert client.reads == 1
+    assert await database.fetchval("SELECT attempts FROM event_history WHERE event_type = 'Note Locked'") == 1
 
 
 async def _has_failed(database: asyncpg.Connection) -> bool:

@@ -186,20 +186,24 @@ RETURNING pg_notify('eventsync_queue', '');
 -- One read at a time per record, its sequence number taken before the read, and so is the snapshot, which tells what
 -- had been committed by then. Nothing comes back while another worker holds the record or the event is no longer
 -- waiting. A lease that ends much later than one taken now was taken by a clock that was ahead, and holds no more.
+-- With $4 this is tried again since an answer was lost: then the row may be ours already, which its time ($2) tells.
 WITH wanted AS (
-    SELECT event_id, connection_id, entity_kind, entity_id FROM event_queue
-    WHERE event_id = $1 AND work = 'refetch' AND (status = 'published' OR (status = 'pending' AND available_at <= $2))
+    SELECT event_id, connection_id, entity_kind, entity_id, status = 'running' AS is_ours FROM event_queue
+    WHERE event_id = $1 AND work = 'refetch'
+      AND (status = 'published' OR (status = 'pending' AND available_at <= $2)
+           OR ($4::boolean AND status = 'running' AND attempt_started_at = $2))
     FOR UPDATE
 ), reading AS (
     INSERT INTO record_reads AS r (connection_id, kind, external_id, sequence, leased_until)
     SELECT connection_id, entity_kind, entity_id, 1, $3 FROM wanted
     ON CONFLICT (connection_id, kind, external_id) DO UPDATE
         SET sequence = r.sequence + 1, leased_until = excluded.leased_until
-        WHERE r.leased_until < $2 OR r.leased_until > $3 + interval '1 minute'
+        WHERE r.leased_until < $2 OR r.leased_until > $3 + interval '1 minute' OR (SELECT is_ours FROM wanted)
     RETURNING sequence
 )
 UPDATE event_queue q
-SET status = 'running', leased_until = $3, attempts = attempts + 1, attempt_started_at = $2
+SET status = 'running', leased_until = $3, attempts = attempts + CASE WHEN is_ours THEN 0 ELSE 1 END,
+    attempt_started_at = $2
 FROM wanted, reading
 WHERE q.event_id = wanted.event_id
 RETURNING q.event_id, q.received_at, q.connection_id, q.vendor, q.entity_kind, q.entity_id, q.event_type, q.attempts,
