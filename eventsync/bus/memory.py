@@ -138,6 +138,8 @@ class MemorySubscription:
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Forget these, which makes room for as many new ones."""
+        if self._closed:
+            await asyncio.sleep(0)  # the turn that `Subscription` promises
         self._fail_when_closed()
         for delivery in deliveries:
             self._unacknowledged.pop(delivery.tag, None)

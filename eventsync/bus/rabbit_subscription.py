@@ -47,6 +47,13 @@ class RabbitSubscription:
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge in one frame whatever is the oldest unbroken run, the rest one by one."""
+        try:
+            await self._acknowledge(deliveries)
+        except Transient:
+            await asyncio.sleep(0)  # the turn that `Subscription` promises
+            raise
+
+    async def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self._fail_when_ended()
         tags = sorted(delivery.tag for delivery in deliveries if delivery.tag in self._unacknowledged)
         oldest = islice(self._unacknowledged, len(tags))

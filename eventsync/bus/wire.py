@@ -67,7 +67,11 @@ class Subscription(Protocol):
         """
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Tell the bus that these are done. Raises Transient when the connection is lost (they come again)."""
+        """Tell the bus that these are done. Raises Transient when the connection is lost (they come again).
+
+        It is raised after other tasks had a turn: a caller that has just begun a task for these deliveries may then
+        cancel that task and find it begun, so that it can end in order.
+        """
 
     async def close(self) -> None:
         """Stop receiving; what was not acknowledged goes back to its queue, in order."""

@@ -290,6 +290,23 @@ async def test_whoever_waits_on_a_closed_subscription_is_told(bus: Bus) -> None:
         await subscription.close()
 
 
+async def test_what_was_begun_has_begun_before_the_end_of_the_stream_is_told(bus: Bus) -> None:
+    await bus.publish(work(1))
+    subscription = await bus.subscribe(QueueName.APPLY_FRESH, prefetch=10)
+    taken = await take(subscription, 1)
+    await bus.stop()
+    begun = asyncio.Event()
+
+    async def begin() -> None:
+        begun.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(begin())
+        with pytest.raises(Transient):
+            await subscription.acknowledge(taken)
+        assert begun.is_set()
+
+
 async def test_a_cancelled_wait_takes_no_message_with_it(bus: Bus) -> None:
     subscription = await bus.subscribe(QueueName.APPLY_FRESH, prefetch=10)
     await expect_nothing(subscription)
