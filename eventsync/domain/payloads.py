@@ -65,7 +65,9 @@ def parse_json(body: bytes) -> Any:
 
 def _may_need_cleaning(body: bytes) -> bool:
     """Look at what orjson took: it has refused surrogates and infinities, so that NUL and depth are left."""
-    return _ESCAPED_NUL in body or body.count(b"{") + body.count(b"[") > MAX_DEPTH
+    if b"\\" in body and _ESCAPED_NUL in body:  # one byte is found ten times as fast as six
+        return True
+    return body.count(b"{") + body.count(b"[") > MAX_DEPTH
 
 
 def _content_codings(headers: Mapping[str, str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -189,9 +190,11 @@ class Applier:
     def _tell(self, understood: Sequence[_Understood], finished: Sequence[Finished]) -> None:
         now = self._clock()
         attempts = {entry.attempt.event_id: entry.attempt for entry in understood}
+        ends = Counter((attempts[end.event_id].vendor, end.outcome) for end in finished)
+        for (vendor, outcome), count in ends.items():
+            self._metrics.finished.labels(vendor=vendor, outcome=outcome.value).inc(count)
         for end in finished:
             attempt = attempts[end.event_id]
-            self._metrics.finished.labels(vendor=attempt.vendor, outcome=end.outcome.value).inc()
             latency_s = (now - attempt.received_at).total_seconds()
             self._metrics.latency_seconds.labels(vendor=attempt.vendor).observe(latency_s)
 

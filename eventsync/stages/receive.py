@@ -7,7 +7,7 @@ for a group to grow: a group is what has gathered while the one before it was be
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -170,9 +170,10 @@ class Receiver:
         self._tell_durable(group, "spool")
         return ""
 
-    def _tell_durable(self, group: Iterable[_Waiting], store: str) -> None:
+    def _tell_durable(self, group: Sequence[_Waiting], store: str) -> None:
+        for vendor, count in Counter(waiting.event.vendor for waiting in group).items():
+            self._metrics.received.labels(vendor=vendor, store=store).inc(count)
         for waiting in group:
-            self._metrics.received.labels(vendor=waiting.event.vendor, store=store).inc()
             if not waiting.durable.done():  # a caller who has gone; the event is kept all the same
                 waiting.durable.set_result(None)
 

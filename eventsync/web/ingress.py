@@ -211,4 +211,4 @@ def _too_large() -> _Refused:
 
 
 def _accepted(event_id: EventId) -> web.Response:
-    return json_answer({"status": "accepted", "event_id": str(event_id)})
+    return json_answer({"status": "accepted", "event_id": event_id})
