@@ -84,7 +84,9 @@ class Report:
         }
 
     def to_chart(self) -> str:
-        """Draw the medians of events a second as an SVG."""
+        """Draw the medians as an SVG: events a second or, where these were given, latencies."""
+        if self.options.rate_per_s is not None:
+            return self._latency_chart(self.options.rate_per_s)
         groups = {
             BUS_NAMES[each.bus]: {"POST → 200": each.post_events_per_s, "POST → row": each.row_events_per_s}
             for each in self.summaries()
@@ -97,6 +99,19 @@ class Report:
         version = self.environment.eventsync
         cores = self.environment.cores
         return bars(f"eventsync {version}: webhooks a second on {cores} cores", groups, "events per second")
+
+    def _latency_chart(self, rate_per_s: float) -> str:
+        groups = {
+            BUS_NAMES[each.bus]: {
+                "POST → 200, p50": each.post_p50_ms,
+                "POST → 200, p99": each.post_p99_ms,
+                "receipt → row, p50": each.row_p50_ms or 0.0,
+                "receipt → row, p99": each.row_p99_ms or 0.0,
+            }
+            for each in self.summaries()
+        }
+        title = f"eventsync {self.environment.eventsync}: latency at {rate_per_s:g} webhooks a second"
+        return bars(title, groups, "milliseconds")
 
 
 def _summary(bus: BusKind, rounds: Sequence[Round]) -> Summary:

@@ -72,7 +72,7 @@ _file = click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=Tru
 @click.option("--json", "json_path", type=_file, callback=_writable, metavar="FILE",
               help="Write the whole report as JSON; - is standard output, instead of the tables.")  # fmt: skip
 @click.option("--chart", "chart_path", type=_file, callback=_writable, metavar="FILE",
-              help="Draw the events a second as an SVG.")  # fmt: skip
+              help="Draw the events a second (with --rate: the latencies) as an SVG.")  # fmt: skip
 def bench_command(*, json_path: Path | None, chart_path: Path | None, bus: str | None, **given: Any) -> None:
     """Measure eventsync on this machine, then look for every webhook that it accepted.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -116,6 +117,12 @@ def test_the_tables_name_both_buses_their_processes_and_what_was_lost(capsys: py
     assert lost == ["lost", "0", "2"]
     assert "ingress" in printed
     assert "a handler that stores nothing 2,000 events/s; durable commits 500/s" in printed
+
+
+def test_at_a_fixed_rate_latencies_are_drawn() -> None:
+    drawn = replace(report(one_round(trial())), options=BenchOptions(rate_per_s=50.0)).to_chart()
+    assert "latency at 50 webhooks a second" in drawn
+    assert "receipt → row, p99" in drawn
 
 
 async def test_the_environment_is_that_of_the_servers_that_were_asked(database_url: str) -> None:
