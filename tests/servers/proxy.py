@@ -82,6 +82,10 @@ class TcpProxy:
         """Forward what clients send and keep back what the server answers: outcomes become unknown."""
         self._answers_flow.clear()
 
+    def hold_requests(self) -> None:
+        """Forward what the server sends and keep back what clients send: half-open the other way."""
+        self._requests_flow.clear()
+
     def resume(self) -> None:
         """Forward again, beginning with what was held back."""
         self._requests_flow.set()

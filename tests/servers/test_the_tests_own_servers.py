@@ -88,6 +88,23 @@ async def test_a_held_link_is_half_open_until_it_is_resumed(tcp_proxy: MakeProxy
     await connection.close(timeout=10)
 
 
+async def test_held_requests_do_not_arrive_while_the_server_is_still_heard(
+    tcp_proxy: MakeProxy, database_url: str, database: asyncpg.Connection
+) -> None:
+    proxy = await tcp_proxy(database_url)
+    connection = await asyncpg.connect(proxy.url, timeout=10)
+    heard = asyncio.Event()
+    await connection.add_listener("mine", lambda *_: heard.set())
+    proxy.hold_requests()
+    await database.execute("NOTIFY mine")
+    async with asyncio.timeout(10):
+        await heard.wait()
+    with pytest.raises(TimeoutError):
+        await connection.execute("CREATE TABLE mine (id int)", timeout=0.2)
+    assert await database.fetchval("SELECT to_regclass('mine')") is None
+    connection.terminate()
+
+
 async def test_virtual_hosts_are_apart(amqp_url: str, rabbitmq_server: RabbitServer) -> None:
     connection = await aio_pika.connect(amqp_url, timeout=10)
     await (await connection.channel()).declare_queue("mine")
