@@ -10,7 +10,7 @@ import pytest
 from simulation.stage import Stage
 
 _SEEDS = range(1, 4_001) if os.environ.get("EVENTSYNC_PROVE") else range(1, 301)
-_SEEDS_A_PART = 500
+_SEEDS_A_PART = 100
 
 
 def seeds_to_play() -> Iterable[range]:
@@ -20,6 +20,7 @@ def seeds_to_play() -> Iterable[range]:
     return [seeds[at : at + _SEEDS_A_PART] for at in range(0, len(seeds), _SEEDS_A_PART)]
 
 
+@pytest.mark.timeout(600)  # ten times what it takes, since the machine may be busy with other things
 @pytest.mark.parametrize("seeds", seeds_to_play(), ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
 async def test_nothing_is_lost_and_after_a_full_read_the_copy_equals_the_practice(stage: Stage, seeds: range) -> None:
     for seed in seeds:
