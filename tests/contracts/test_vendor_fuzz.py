@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 from uuid import UUID
 
 import orjson
@@ -12,15 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.answers import Answers
 from contracts.fuzzed import any_json, api_answers, as_json, headers, webhook_bodies, webhook_samples
 from eventsync.domain.changes import Absence, Change, Delete, EntityRef, Refetch, Upsert, Version
 from eventsync.domain.connections import Connection, ConnectionId, OrganizationId
 from eventsync.domain.errors import EventsyncError, Rejected
-from eventsync.domain.payloads import parse_json
 from eventsync.domain.records import Appointment, content_hash
 from eventsync.domain.webhooks import WebhookContext
-from eventsync.vendorkit.budget import Purpose
-from eventsync.vendorkit.http import VendorHttp
 from eventsync.vendorkit.vendor import Vendor
 from eventsync.vendors import load_vendors
 
@@ -29,23 +26,6 @@ CONNECTION_ID = ConnectionId(UUID(int=1))
 CONTEXT = WebhookContext(CONNECTION_ID)
 
 each_vendor = pytest.mark.parametrize("vendor", VENDORS.values(), ids=VENDORS)
-
-
-class FixedAnswer(VendorHttp):
-    """Answers every call alike, parsed as VendorHttp parses."""
-
-    def __init__(self, answer: bytes) -> None:
-        self._answer = answer
-
-    async def get_json(
-        self,
-        url: str,  # noqa: ARG002  # asked for or not, it answers
-        *,
-        params: Mapping[str, str],  # noqa: ARG002  # as above
-        headers: Mapping[str, str],  # noqa: ARG002  # as above
-        purpose: Purpose,  # noqa: ARG002  # as above
-    ) -> Any:
-        return parse_json(self._answer)
 
 
 def subjects(vendor: Vendor) -> list[EntityRef]:
@@ -97,7 +77,7 @@ def test_any_answer_to_a_read_is_understood_or_fails_as_declared(vendor: Vendor,
     connection = Connection(
         CONNECTION_ID, 1, OrganizationId(UUID(int=2)), vendor.name, "http://vendor.example.test", "test-key"
     )
-    client = vendor.client(connection, FixedAnswer(as_json(answer)))
+    client = vendor.client(connection, Answers([as_json(answer)]))
     try:
         changes = asyncio.run(client.refetch(entity, sequence=1, read_began_ms=1_790_000_000_000))
     except EventsyncError:

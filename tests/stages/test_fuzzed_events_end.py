@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from contracts.answers import Answers
 from contracts.fuzzed import api_answers, as_json, headers, readable_bodies, webhook_bodies
 from eventsync.domain.connections import WebhookVerifier
-from eventsync.domain.errors import Rejected, Transient
 from eventsync.domain.events import new_event_id
-from eventsync.domain.payloads import parse_json
 from eventsync.stages.incoming import incoming
 from eventsync.stages.refetch import MAX_ATTEMPTS, Refetcher
-from eventsync.vendorkit.budget import Purpose
-from eventsync.vendorkit.http import NotFound, VendorHttp
 from eventsync.vendorkit.vendor import Vendor
 from eventsync.vendors import load_vendors
 from stages.spine import Spine, a_connection
@@ -33,29 +29,6 @@ FAULTS_OF_OURS = {"internal_error", "database_refused", "kills_the_consumer", "k
 _FORGOTTEN = "DELETE FROM appointments; DELETE FROM patient_identities; DELETE FROM patients; DELETE FROM documents"
 
 Sent = tuple[tuple[tuple[str, str], ...], bytes]
-
-
-class Answers(VendorHttp):
-    """Answers with what was drawn, one call after the other, then that there is nothing (any more)."""
-
-    def __init__(self, answers: Sequence[bytes]) -> None:
-        self._answers = list(answers)
-
-    async def get_json(
-        self,
-        url: str,  # noqa: ARG002  # whatever is asked for
-        *,
-        params: Mapping[str, str],  # noqa: ARG002  # as above
-        headers: Mapping[str, str],  # noqa: ARG002  # as above
-        purpose: Purpose,  # noqa: ARG002  # as above
-    ) -> Any:
-        """Answer the next call, failing as VendorHttp does. Raises Transient, NotFound."""
-        if not self._answers:
-            raise NotFound
-        try:
-            return parse_json(self._answers.pop(0))
-        except Rejected:
-            raise Transient("the answer is not JSON") from None
 
 
 class Trial:
