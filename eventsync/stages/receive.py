@@ -233,7 +233,8 @@ class SpoolDrain:
         self._measure()
         if not (self._spool.stats.waiting_count or self._receiver.database_is_away):
             return False
-        if self._clock() >= self._held_back_until:
+        left = self._held_back_until - self._clock()
+        if not timedelta(0) < left <= _HELD_BACK_FOR:  # more is left only where the clock has been set back
             self._held_back.clear()
         try:
             goes_on = await self._drain_verified()

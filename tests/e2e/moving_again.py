@@ -34,6 +34,12 @@ async def seconds_to_move(
     return time.monotonic() - began
 
 
+async def acknowledges_more(sender: PersistentSender, *, within_s: float = MOVES_AGAIN_WITHIN_S) -> None:
+    """Wait until the door has answered 200 once more."""
+    before = len(sender.acknowledged)
+    await eventually(lambda: len(sender.acknowledged) > before, within_s)
+
+
 def tell(record_property: RecordProperty, fault: str, seconds: float) -> None:
     """Keep how long a fault was felt in the test's report, and say it."""
     record_property(f"moving_again_s[{fault}]", round(seconds, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
@@ -101,8 +102,14 @@ async def test_a_caller_who_leaves_takes_nobody_of_the_group_along(
     assert await eventually(lambda: all_stored(practice, len(requests)))  # those who left had sent theirs
 
 
+@pytest.mark.parametrize("hours", [0, 6])  # a time to wait until that is hours away: the clock has been set back
 async def test_one_event_that_postgresql_refuses_costs_the_others_nothing(
-    door: Door, practice: Practice, connection: AddedConnection, database: asyncpg.Connection, pool: Database
+    hours: int,
+    door: Door,
+    practice: Practice,
+    connection: AddedConnection,
+    database: asyncpg.Connection,
+    pool: Database,
 ) -> None:
     refused = b'{"Type":"refused"}'
     await refuse_bodies_of(database, len(refused))
@@ -113,8 +120,9 @@ async def test_one_event_that_postgresql_refuses_costs_the_others_nothing(
     assert door.spool.stats.count == 1
     assert not door.receiver.database_is_away
 
+    await eventually(lambda: door.drain._held_back)
     await database.execute("ALTER TABLE events DROP CONSTRAINT refusing")
-    door.drain._held_back_until = door.drain._clock()
+    door.drain._held_back_until = door.drain._clock() + timedelta(hours=hours)
     await eventually(lambda: door.spool.stats.count == 0)
     assert set(await practice.stored_ids()) == {answer.event_id for answer in answers}
 
