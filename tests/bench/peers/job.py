@@ -1,4 +1,8 @@
-"""What every peer does per job: our own mapping and write function, on one webhook's body, in a transaction."""
+"""What every peer does per job: our own mapping and write function, on one webhook's body, in a transaction.
+
+That includes the news for other teams, whose NOTIFY lets commits pass one by one. Muted on trial, it gave FastStream 4
+to 19% more: too little to let the function differ from ours.
+"""
 
 from __future__ import annotations
 

@@ -26,13 +26,14 @@ class Servers:
 class Peer:
     """`prepare` makes its tables; `publisher` is connected around its block; `work` applies jobs until cancelled.
 
-    `connections` is how many the jobs' own pool may open, beside those of the peer.
+    `connections` is how many the jobs' own pool may open, beside those of the peer: with twenty each of them got more
+    done than with four, ten or forty, since more commits then share a write to the disk.
     """
 
     publisher: Callable[[Servers], AbstractAsyncContextManager[Publish]]
     work: Callable[[Servers, Apply], Awaitable[None]]
     prepare: Callable[[Servers], Awaitable[None]] | None = None
-    connections: int = 10
+    connections: int = 20
 
 
 def load_peer(name: str) -> Peer:

@@ -1,7 +1,8 @@
 """PgQueuer: jobs in PostgreSQL, enqueued in bulk.
 
 Settings: its asyncpg pool driver; a thousand jobs an `enqueue` (lists: one INSERT); `batch_size` jobs a dequeue, and
-twice that many at once, the least that it allows beside a batch (without the bound it would start every job there is).
+twice that many at once, the least that it allows beside a batch (without the bound it would start every job there is);
+batches of 20 were slower on trial, batches of 100 no faster.
 Its tables are durable, as installed by default.
 """
 

@@ -37,6 +37,7 @@ def _contender(
         needs=frozenset({Need.DATABASE, Need.BROKER}) if broker else frozenset({Need.DATABASE}),
         install=install,
         is_front=True,
+        timeout_s=900.0,
     )
 
 

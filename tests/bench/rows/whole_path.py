@@ -40,7 +40,7 @@ def _peer(name: str, module: str) -> Contender:
         arguments=("--peer", module),
         needs=_NEEDS,
         install=install_python_peers,
-        timeout_s=900.0,
+        timeout_s=3600.0,
     )
 
 
