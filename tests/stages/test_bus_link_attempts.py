@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 
 import pytest
+from structlog.testing import capture_logs
 
 from eventsync.bus.memory import MemoryBus
 from eventsync.crypto import Keyring
@@ -12,6 +15,9 @@ from eventsync.domain.errors import Transient
 from eventsync.postgres.database import Database
 from eventsync.postgres.queue import EventQueue
 from eventsync.stages.bus_link import BusLink
+from eventsync.supervisor import Supervisor
+from eventsync.telemetry import Metrics
+from servers.eventually import eventually
 
 _WORKERS = 6
 
@@ -88,3 +94,39 @@ async def test_a_worker_that_is_stopped_in_its_attempt_leaves_it_to_the_next(poo
         await second
     assert bus.starts == 2
     assert bus.connected
+
+
+class Restoring:
+    """A worker that cannot do without the bus, and notes when it tries."""
+
+    name = "restoring"
+
+    def __init__(self, link: BusLink) -> None:
+        self._link = link
+        self.tried_at: list[float] = []
+
+    async def run(self) -> None:
+        self.tried_at.append(time.monotonic())
+        await self._link.restore()
+
+
+async def test_however_long_the_broker_is_away_a_worker_asks_every_second_and_says_so_once(
+    pool: Database, keyring: Keyring
+) -> None:
+    bus = CountedBus(away=True)
+    bus.may_end.set()
+    worker = Restoring(BusLink(bus, EventQueue(pool, keyring)))
+    stop = asyncio.Event()
+    with capture_logs() as lines:
+        running = asyncio.create_task(Supervisor([worker], Metrics()).run(stop))
+        await eventually(lambda: len(worker.tried_at) == 8, 30.0)
+        stop.set()
+        await running
+    pauses = [later - earlier for earlier, later in itertools.pairwise(worker.tried_at)]
+    assert min(pauses[-2:]) < 2.5  # and not twice the one before, which would be more than 3 s
+    (line,) = [line for line in lines if line["event"] == "worker_failed"]
+    assert (line["worker"], line["error"], line["log_level"]) == (
+        "restoring",
+        "the broker does not answer",
+        "warning",
+    )
