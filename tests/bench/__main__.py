@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,9 @@ def main() -> int:
     except CannotRun as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except asyncio.CancelledError:
+        sys.stderr.write("stopped\n")
+        return 1
     for contest, outcome in zip(contests, report.outcomes, strict=True):
         console.print(as_table(contest, outcome))
         for name, profile in outcome.profiles.items():
@@ -55,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(given: argparse.Namespace, contests: Sequence[Contest], console: Console) -> Report:
+    _stop_in_order_on_sigterm()
     async with open_servers(vhosts=vhosts_of(contests, given.rounds)) as servers:
         report = await _report(given, contests, servers, console)
     if given.json is not None:
@@ -62,6 +67,13 @@ async def _run(given: argparse.Namespace, contests: Sequence[Contest], console: 
     if given.chart is not None:
         given.chart.write_text(as_chart(report.outcomes))
     return report
+
+
+def _stop_in_order_on_sigterm() -> None:
+    """Let SIGTERM end this task as Ctrl-C does: servers and contenders must not outlive us."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 async def _report(given: argparse.Namespace, contests: Sequence[Contest], servers: Servers, console: Console) -> Report:
