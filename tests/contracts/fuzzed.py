@@ -42,6 +42,7 @@ _WRONG: tuple[Any, ...] = (
     *_TEXTS,
     *(True, False, None, [], [1], [[]], [{}], [None], {}, {"Id": None}, {"Id": []}, {"a": {"b": [None]}}),
 )
+_unstorable = st.text(st.sampled_from("a 1\0\ud83d\udc4d"), min_size=1, max_size=6)
 wrong_values = st.sampled_from(_WRONG)
 any_json = st.recursive(
     st.none()
@@ -77,7 +78,10 @@ def api_samples(vendor: Vendor) -> list[Any]:
 def webhook_bodies(vendor: Vendor) -> st.SearchStrategy[bytes]:
     """Bodies: damaged samples above all, cut or garbled ones, any JSON, any bytes, compressed or not."""
     damaged = _damaged(webhook_samples(vendor)).map(as_json)
-    plain = st.one_of(damaged, damaged, damaged, _garbled(damaged), any_json.map(as_json), st.binary(max_size=200))
+    read = readable_bodies(vendor)
+    plain = st.one_of(
+        read, read, read, damaged, damaged, _garbled(read), any_json.map(as_json), st.binary(max_size=200)
+    )
     return st.one_of(plain, plain, plain, plain.map(gzip.compress), plain.map(zlib.compress))
 
 
@@ -104,7 +108,9 @@ def _of_the_same_kind(value: Any) -> st.SearchStrategy[Any]:
         case int() | float():
             return st.sampled_from(_NUMBERS) | st.integers(0, 2**42) | st.floats(-1e12, 1e12)
         case str():
-            return st.sampled_from(_TEXTS) | st.text(max_size=20) | st.dates().map(str) | st.datetimes().map(str)
+            return st.one_of(
+                st.sampled_from(_TEXTS), _unstorable, _unstorable, st.text(max_size=20), st.datetimes().map(str)
+            )
         case _:
             return st.none()
 
@@ -115,7 +121,7 @@ def _damaged(
 ) -> Any:
     """Replace or remove a few values of a sample, at any depth; sometimes none."""
     value = copy.deepcopy(draw(st.sampled_from(samples)))
-    for _ in range(draw(st.integers(0, 4))):
+    for _ in range(draw(st.integers(0, 8))):
         paths = list(_paths(value))
         if not paths:
             break

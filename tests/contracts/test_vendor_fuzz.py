@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from uuid import UUID
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.answers import Answers
@@ -21,6 +22,7 @@ from eventsync.domain.webhooks import WebhookContext
 from eventsync.vendorkit.vendor import Vendor
 from eventsync.vendors import load_vendors
 
+EXAMPLES = 5_000 if os.environ.get("EVENTSYNC_PROVE") else 300
 VENDORS = load_vendors()
 CONNECTION_ID = ConnectionId(UUID(int=1))
 CONTEXT = WebhookContext(CONNECTION_ID)
@@ -53,6 +55,7 @@ def check_storable(changes: Sequence[Change]) -> None:
 
 
 @each_vendor
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data(), sent=headers)
 def test_any_webhook_is_read_or_rejected_with_a_reason(
     vendor: Vendor, data: st.DataObject, sent: tuple[tuple[str, str], ...]
@@ -68,6 +71,7 @@ def test_any_webhook_is_read_or_rejected_with_a_reason(
 
 
 @each_vendor
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_any_answer_to_a_read_is_understood_or_fails_as_declared(vendor: Vendor, data: st.DataObject) -> None:
     entity = data.draw(st.sampled_from(subjects(vendor)))

@@ -22,7 +22,7 @@ from eventsync.vendorkit.vendor import Vendor
 from eventsync.vendors import load_vendors
 from stages.spine import Spine, a_connection
 
-EXAMPLES = 1_000 if os.environ.get("EVENTSYNC_PROVE") else 60
+EXAMPLES = 1_000 if os.environ.get("EVENTSYNC_PROVE") else 100
 VENDORS = load_vendors()
 FAULTS_OF_OURS = {"internal_error", "database_refused", "kills_the_consumer", "kills_the_worker"}
 # Otherwise the first far future among the modification times would make all later webhooks stale.
