@@ -129,7 +129,7 @@ def _damaged(
         holder = value
         for step in way:
             holder = holder[step]
-        if draw(st.integers(0, 5)):
+        if draw(st.integers(0, 19)):
             holder[last] = copy.deepcopy(draw(replacement(holder[last])))  # the next damage may lie within it
         else:
             del holder[last]
