@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _EMPTIED = (
 )
 _SHOWN = ("appointments", "patient_identities", "patients", "documents", "event_history", "event_queue")
 _UNREPEATABLE = frozenset({"content_sealed", "enqueued_in"})  # a nonce; a transaction's number
+_LONGEST_SEED_S = 100.0  # a hundred times what it takes; somebody waits in real time for what never comes
 
 
 class SeedFailed(AssertionError):
@@ -62,7 +64,8 @@ class Stage:
         await self._empty()
         run = Run(seed, self._pool, self._keyring, self._folder)
         try:
-            await self._play(run)
+            async with asyncio.timeout(_LONGEST_SEED_S):
+                await self._play(run)
         except Exception as error:
             raise SeedFailed(seed, str(error) or type(error).__name__, run.journal) from error
         finally:
