@@ -2,17 +2,17 @@
 
 The envelope is JSON, versioned, and holds ids only, never a patient's data:
 
-* work for our own consumers: `{"v": 1, "type": "event.apply" | "event.refetch", "event_id": "<uuid>"}`
+* work for our own consumers: `{"v": 1, "type": "event.apply" | "event.refetch", "event_ids": ["<uuid>", ...]}`
 * news for other teams: `{"v": 1, "type": "appointment.changed", "connection_id": "<uuid>", "record_id": "<uuid>",
   "external_id": "<vendor's id>", "version": <int>, "deleted": <bool>, "event_id": "<uuid>"}`
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -108,12 +108,12 @@ class Bus(Protocol):
         """Whether publishing can be expected to work now; health shows it."""
 
 
-def encode(envelope: dict[str, str | int | bool]) -> bytes:
+def encode(envelope: Mapping[str, str | int | bool | Sequence[str]]) -> bytes:
     """Write an envelope with its version."""
     return orjson.dumps({"v": ENVELOPE_VERSION, **envelope})
 
 
-def decode(body: bytes) -> dict[str, str | int | bool]:
+def decode(body: bytes) -> dict[str, Any]:
     """Read an envelope. Raises Rejected for anything that no release of ours has ever written."""
     try:
         envelope = orjson.loads(body) if len(body) <= MAX_BODY_BYTES else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -209,10 +209,13 @@ class Applier:
 
 
 class Consumer:
-    """Feeds an Applier from one of the bus's queues, and acknowledges what has been committed."""
+    """Feeds an Applier from one of the bus's queues, and acknowledges what has been committed.
+
+    `prefetch` counts messages, `batch_events` the events of one transaction.
+    """
 
     def __init__(
-        self, applier: Applier, link: BusLink, queue_name: QueueName, *, prefetch: int = 300, batch_events: int = 100
+        self, applier: Applier, link: BusLink, queue_name: QueueName, *, prefetch: int = 60, batch_events: int = 100
     ) -> None:
         self.name = f"consumer:{queue_name.value}"
         self._applier = applier
@@ -227,9 +230,10 @@ class Consumer:
         subscription = await self._link.bus.subscribe(self._queue_name, self._prefetch)
         try:
             while True:
-                deliveries = await subscription.next_batch(self._batch_events)
-                await hold_while_away(partial(self._apply, event_ids_in(deliveries)))
-                await subscription.acknowledge(deliveries)
+                arrived = await subscription.next_batch(self._prefetch)
+                for deliveries, event_ids in in_batches(arrived, self._batch_events):
+                    await hold_while_away(partial(self._apply, event_ids))
+                    await subscription.acknowledge(deliveries)
         finally:
             await asyncio.shield(subscription.close())
 
@@ -237,13 +241,30 @@ class Consumer:
         await finish_before_cancel(self._applier.apply(event_ids))
 
 
+def in_batches(
+    deliveries: Sequence[Delivery], batch_events: int
+) -> Iterator[tuple[Sequence[Delivery], Sequence[EventId]]]:
+    """Cut deliveries into runs of at most `batch_events` events (more where one message alone names more)."""
+    run: list[Delivery] = []
+    event_ids: dict[EventId, None] = {}
+    for delivery in deliveries:
+        more = event_ids_in([delivery])
+        if run and len(event_ids) + len(more) > batch_events:
+            yield run, list(event_ids)
+            run, event_ids = [], {}
+        run.append(delivery)
+        event_ids |= dict.fromkeys(more)
+    if run:
+        yield run, list(event_ids)
+
+
 def event_ids_in(deliveries: Sequence[Delivery]) -> list[EventId]:
     """Read the events' ids out of our own messages, once each; what is none of ours is left out and logged."""
     event_ids: dict[EventId, None] = {}
     for delivery in deliveries:
         try:
-            event_ids[EventId(UUID(str(decode(delivery.body).get("event_id"))))] = None
-        except (Rejected, ValueError):
+            event_ids |= dict.fromkeys(EventId(UUID(text)) for text in decode(delivery.body)["event_ids"])
+        except (Rejected, KeyError, TypeError, AttributeError, ValueError):  # UUID raises each of the last three
             _log.error("message_is_not_ours", size_bytes=len(delivery.body))
     return list(event_ids)
 

@@ -195,7 +195,7 @@ class RefetchWorker:
             await asyncio.shield(subscription.close())
 
     async def _lease(self, deliveries: Sequence[Delivery]) -> RefetchLease | None:
-        for event_id in event_ids_in(deliveries):  # at most one
+        for event_id in event_ids_in(deliveries):  # at most one: that is how they are published
             return await self._refetcher.lease(event_id)
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -22,16 +22,16 @@ from eventsync.telemetry import Metrics
 
 _log = structlog.get_logger(__name__)
 
-APPLY_PREFETCH = 300
 WINDOWS = (
-    FlightWindow(WorkClass.APPLY, Lane.FRESH, 20 * APPLY_PREFETCH),
-    FlightWindow(WorkClass.APPLY, Lane.BULK, 2 * APPLY_PREFETCH),  # so a replay is never more than moments ahead
+    FlightWindow(WorkClass.APPLY, Lane.FRESH, 6000),
+    FlightWindow(WorkClass.APPLY, Lane.BULK, 600),  # so a replay is never more than moments ahead
     FlightWindow(WorkClass.REFETCH, Lane.FRESH, 50),
     FlightWindow(WorkClass.REFETCH, Lane.BULK, 10),
 )
 _RESCUE_INTERVAL = timedelta(seconds=10)
 _LOOK_AGAIN_AFTER = timedelta(seconds=1)
 _BUSY_PAUSE_S = 0.05
+_EVENTS_A_MESSAGE = 25  # a consumer's batch is some of them, so that consumers side by side share a burst
 
 
 class Relay:
@@ -87,7 +87,7 @@ class Relay:
             claimed = await claim_due(session, self._windows, self._clock(), at_most=self._batch_events)
             news = await take_news(session, self._batch_events)
             if claimed or news:
-                await self._publish([*map(_work_message, claimed), *map(_news_message, news)])
+                await self._publish([*_work_messages(claimed), *map(_news_message, news)])
             if claimed:
                 await mark_published(session, [entry.event_id for entry in claimed], self._clock())
         for (work, lane), count in Counter((entry.work, entry.lane) for entry in claimed).items():
@@ -144,9 +144,16 @@ _ROUTING_KEYS = {
 }
 
 
-def _work_message(entry: Claimed) -> Message:
-    body = encode({"type": f"event.{entry.work.value}", "event_id": str(entry.event_id)})
-    return Message(_ROUTING_KEYS[entry.work, entry.lane], body)
+def _work_messages(claimed: Sequence[Claimed]) -> Iterator[Message]:
+    """Write what consumers are to do, some events a message, since a bus costs by the message; slow work alone."""
+    by_class: dict[tuple[WorkClass, Lane], list[str]] = {}
+    for entry in claimed:
+        by_class.setdefault((entry.work, entry.lane), []).append(str(entry.event_id))
+    for (work, lane), event_ids in by_class.items():
+        size = _EVENTS_A_MESSAGE if work is WorkClass.APPLY else 1
+        for first in range(0, len(event_ids), size):
+            envelope = {"type": f"event.{work.value}", "event_ids": event_ids[first : first + size]}
+            yield Message(_ROUTING_KEYS[work, lane], encode(envelope))
 
 
 def _news_message(news: News) -> Message:

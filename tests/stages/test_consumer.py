@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -16,14 +17,14 @@ from structlog.testing import capture_logs
 
 from eventsync.bus.rabbit import RabbitBus
 from eventsync.bus.topology import RoutingKey
-from eventsync.bus.wire import Bus, Message, QueueName, encode
+from eventsync.bus.wire import Bus, Delivery, Message, QueueName, encode
 from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
-from eventsync.domain.events import Lane
+from eventsync.domain.events import EventId, Lane
 from eventsync.domain.merging import Merged
 from eventsync.postgres.database import Database, Session
 from eventsync.postgres.records import EventChange, RecordWriter
-from eventsync.stages.apply import MAX_ATTEMPTS, Consumer
+from eventsync.stages.apply import MAX_ATTEMPTS, Consumer, in_batches
 from servers.eventually import eventually
 from servers.proxy import TcpProxy
 from stages.spine import Spine, an_appointment, outcomes, queued, take
@@ -38,9 +39,11 @@ class GuardedWriter(RecordWriter):
         super().__init__(keyring)
         self._before = before
 
-    async def write(self, session: Session, changes: Sequence[EventChange], now: datetime) -> list[Merged]:
+    async def write(
+        self, session: Session, changes: Sequence[EventChange], now: datetime, *, reads_in_order: bool = False
+    ) -> list[Merged]:
         await self._before()
-        return await super().write(session, changes, now)
+        return await super().write(session, changes, now, reads_in_order=reads_in_order)
 
 
 def consumer_of(spine: Spine, queue: QueueName = QueueName.APPLY_FRESH) -> Consumer:
@@ -59,12 +62,23 @@ async def test_what_the_relay_publishes_is_applied_in_both_lanes(
     assert await bus_spine.bus.depth(QueueName.APPLY_FRESH) == 0
 
 
+def test_messages_are_cut_into_batches_by_the_events_that_they_name() -> None:
+    named = [
+        [EventId(UUID(int=100 * place + number)) for number in range(count)] for place, count in enumerate((2, 1, 3, 9))
+    ]
+    bodies = [encode({"type": "event.apply", "event_ids": [str(event_id) for event_id in ids]}) for ids in named]
+    deliveries = [Delivery(tag, body) for tag, body in enumerate(bodies)]
+    batches = list(in_batches(deliveries, 4))
+    assert [[delivery.tag for delivery in run] for run, _ in batches] == [[0, 1], [2], [3]]
+    assert [list(event_ids) for _, event_ids in batches] == [named[0] + named[1], named[2], named[3]]
+
+
 async def test_two_consumers_with_the_same_messages_end_every_event_once(
     bus_spine: Spine, database: asyncpg.Connection
 ) -> None:
     event_ids = await bus_spine.receive(*[an_appointment(number % 40) for number in range(200)])
     await bus_spine.publish_all()
-    bodies = [encode({"type": "event.apply", "event_id": str(event_id)}) for event_id in reversed(event_ids)]
+    bodies = [encode({"type": "event.apply", "event_ids": [str(event_id)]}) for event_id in reversed(event_ids)]
     await bus_spine.bus.publish([Message(RoutingKey.APPLY_FRESH, body) for body in bodies])
     async with bus_spine.running(consumer_of(bus_spine), consumer_of(bus_spine)):
         await eventually(lambda: _all_ended(database, 200))
@@ -74,7 +88,7 @@ async def test_two_consumers_with_the_same_messages_end_every_event_once(
 
 async def test_a_message_that_is_none_of_ours_is_set_aside(bus_spine: Spine, database: asyncpg.Connection) -> None:
     await bus_spine.link.restore()
-    for body in (b"\xff", b'{"v":2}', b'{"v":1,"event_id":7}', b"[]", b"x" * 5000):
+    for body in (b"\xff", b'{"v":2}', b'{"v":1,"event_ids":7}', b'{"v":1,"event_ids":[7]}', b"[]", b"x" * 5000):
         await bus_spine.bus.publish([Message(RoutingKey.APPLY_FRESH, body)])
     await bus_spine.receive(an_appointment())
     async with bus_spine.running(bus_spine.relay(), consumer_of(bus_spine)):
