@@ -1,4 +1,4 @@
-"""Counts what a consumer has acknowledged, from outside: the stage under the clock knows nothing of it."""
+"""Counts the events that a consumer has acknowledged, from outside: the stage under the clock knows nothing of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from eventsync.bus.wire import Bus, Delivery, Message, QueueName, Subscription
+from eventsync.stages.apply import event_ids_in
 
 
 class Tally:
@@ -74,7 +75,7 @@ class _TalliedSubscription:
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         await self._subscription.acknowledge(deliveries)
-        self._tally.add(len(deliveries))
+        self._tally.add(len(event_ids_in(deliveries)))
 
     async def close(self) -> None:
         await self._subscription.close()

@@ -254,7 +254,7 @@ async def test_claiming_stays_on_its_index_however_much_is_parked(
 
 
 async def commits_without_waiting(session: Session) -> bool:
-    return await session.fetchval("SHOW synchronous_commit") == "off"
+    return str(await session.fetchval("SHOW synchronous_commit")) == "off"
 
 
 async def test_only_commits_that_a_crash_may_undo_do_not_wait_for_the_disk(

@@ -1,8 +1,9 @@
 """From messages to committed rows and acknowledgements, over RabbitMQ: ours, and others on the same stream.
 
-Events are stored and published beforehand; the first acknowledgements are the warm-up. `--consume` is
+Events are stored and published beforehand: for ours by our relay, for the others a message an event, as they would.
+The first acknowledgements are the warm-up. `--consume` is
 
-* `eventsync`: the stage as it is, with its prefetch and batches
+* `eventsync`: two of the stage's consumers, as a process has them, with their prefetch and batches
 * `receive`: receives by our own subscription and acknowledges in the same batches, and does nothing else
 * `receive-aio-pika`: the same as an aio-pika consumer does it
 * `upsert`: an aio-pika consumer that reads the event, maps it with our mapping, upserts and acknowledges, each message
@@ -25,7 +26,8 @@ from bench.contest import LOST, Figures
 from bench.plain_upsert import PlainUpsert
 from bench.practice import Practice, add_practice, bench_keyring, store_appointments
 from eventsync.bus.rabbit import RabbitBus
-from eventsync.bus.wire import Delivery, QueueName
+from eventsync.bus.topology import RoutingKey
+from eventsync.bus.wire import Delivery, Message, QueueName, encode
 from eventsync.domain.events import Lane, WorkClass
 from eventsync.postgres.database import Database
 from eventsync.postgres.listener import Listener
@@ -35,12 +37,14 @@ from eventsync.postgres.tenants import Connections
 from eventsync.stages.apply import Applier, Consumer, event_ids_in
 from eventsync.stages.bus_link import BusLink
 from eventsync.stages.directory import ConnectionDirectory
-from eventsync.stages.relay import APPLY_PREFETCH, Relay
+from eventsync.stages.relay import Relay
 from eventsync.telemetry import Metrics
 from eventsync.vendors import load_vendors
 from eventsync.wiring import utc_now
 
 _BATCH_EVENTS = 100  # ours' own
+_PREFETCH = 3 * _BATCH_EVENTS
+_PUBLISHED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,10 @@ async def work(assignment: Assignment) -> Figures:
     practice = await add_practice(database)
     total = WARM_UP_EVENTS + assignment.events
     await store_appointments(queue, practice, total)
-    await _publish_all(queue, bus, total)
+    if assignment.options.consume == "eventsync":
+        await _relay_all(queue, bus, total)
+    else:
+        await _publish_each(queue, bus)
     tally = Tally()
     stopwatch = Stopwatch()
     async with _CONSUMERS[assignment.options.consume](_Site(queue, bus, assignment.amqp_url, practice, tally, total)):
@@ -80,7 +87,7 @@ async def work(assignment: Assignment) -> Figures:
     return figures
 
 
-async def _publish_all(queue: EventQueue, bus: RabbitBus, total: int) -> None:
+async def _relay_all(queue: EventQueue, bus: RabbitBus, total: int) -> None:
     metrics = Metrics()
     link = BusLink(bus, queue)
     await link.restore()
@@ -88,6 +95,16 @@ async def _publish_all(queue: EventQueue, bus: RabbitBus, total: int) -> None:
     relay = Relay(queue, link, Listener(queue.database.url, metrics), metrics, utc_now, windows=windows)
     while await relay.run_once():
         pass
+
+
+async def _publish_each(queue: EventQueue, bus: RabbitBus) -> None:
+    await bus.start()
+    async with queue.database.session() as session:
+        event_ids = [row["event_id"] for row in await session.fetch("SELECT event_id FROM event_queue")]
+    bodies = [encode({"type": "event.apply", "event_ids": [str(event_id)]}) for event_id in event_ids]
+    for first in range(0, len(bodies), _PUBLISHED_AT_ONCE):
+        messages = [Message(RoutingKey.APPLY_FRESH, body) for body in bodies[first : first + _PUBLISHED_AT_ONCE]]
+        await bus.publish(messages)
 
 
 async def _rows(database: Database) -> int:
@@ -100,17 +117,23 @@ async def _ours(site: _Site) -> AsyncIterator[None]:
     metrics, vendors, keyring = Metrics(), load_vendors(), bench_keyring()
     connections = Connections(site.queue.database, keyring, vendors)
     directory = ConnectionDirectory(connections.load_connection, Listener(site.queue.database.url, metrics))
-    applier = Applier(site.queue, RecordWriter(keyring), vendors, directory, metrics, utc_now)
     link = BusLink(TalliedBus(site.bus, site.tally), site.queue)
-    consumer = Consumer(applier, link, QueueName.APPLY_FRESH)
-    async with _in_background(asyncio.create_task(consumer.run())):
+
+    def consumer() -> Consumer:
+        applier = Applier(site.queue, RecordWriter(keyring), vendors, directory, metrics, utc_now)
+        return Consumer(applier, link, QueueName.APPLY_FRESH)
+
+    async with (
+        _in_background(asyncio.create_task(consumer().run())),
+        _in_background(asyncio.create_task(consumer().run())),
+    ):
         yield
 
 
 @asynccontextmanager
 async def _receive(site: _Site) -> AsyncIterator[None]:
     bus = TalliedBus(site.bus, site.tally)
-    subscription = await bus.subscribe(QueueName.APPLY_FRESH, APPLY_PREFETCH)
+    subscription = await bus.subscribe(QueueName.APPLY_FRESH, _PREFETCH)
 
     async def receive() -> None:
         while True:
@@ -159,7 +182,7 @@ async def _aio_pika_consumer(
 ) -> AsyncIterator[None]:
     async with await aio_pika.connect(site.amqp_url) as connection:
         channel = await connection.channel()
-        await channel.set_qos(prefetch_count=APPLY_PREFETCH)
+        await channel.set_qos(prefetch_count=_PREFETCH)
         queue = await channel.get_queue(QueueName.APPLY_FRESH)
         tag = await queue.consume(take)
         yield
