@@ -47,6 +47,8 @@ class _Sql:
 
 SQL = load_statements(_Sql, "records.sql")
 
+_KNOWN = {outcome: Merged(RecordState(), outcome) for outcome in (Outcome.UNCHANGED, Outcome.STALE)}
+
 
 @dataclass(frozen=True, slots=True)
 class EventChange:
@@ -215,12 +217,13 @@ async def _compared(session: Session, changes: Sequence[EventChange], *, reads_i
     if not pages:
         return {}
     known = await compare(session, [upsert for _, upsert in pages], reads_in_order=reads_in_order)
-    outcomes = {pages[at][0]: outcome for at, outcome in known.items()}
-    waiting = {entry.change.entity for place, entry in enumerate(changes) if place not in outcomes}
+    found = {pages[at][0]: _KNOWN[outcome] for at, outcome in known.items()}
+    waiting = {entry.change.entity for place, entry in enumerate(changes) if place not in found}
+    names = {entity.external_id for entity in waiting}  # hashed sooner than the entities, of which nearly none waits
     return {
-        place: Merged(RecordState(), outcome)
-        for place, outcome in outcomes.items()
-        if changes[place].change.entity not in waiting
+        place: merged
+        for place, merged in found.items()
+        if (entity := changes[place].change.entity).external_id not in names or entity not in waiting
     }
 
 
