@@ -6,7 +6,7 @@ transaction takes ten of them. `--sweep` is
 
 * `eventsync`: the one write path, told that reads come in order, as a connection's only run knows of its own
 * `merge`: the same write path, not told so: every appointment is loaded, merged and written
-* `upsert`: one INSERT ... ON CONFLICT DO UPDATE a transaction; of the appointments alone, so it is spared the clients
+* `upsert`: one INSERT ... ON CONFLICT DO UPDATE a transaction and table; a version guards the clients' own records
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from eventsync.domain.merging import Held, RecordState
 from eventsync.domain.records import Patient, RecordKind, content_hash
 from eventsync.postgres.database import Database, Session
 from eventsync.postgres.json_rows import json_rows
-from eventsync.postgres.record_rows import AppointmentTable, milliseconds, shared_columns
+from eventsync.postgres.record_rows import AppointmentTable, PatientTable, RecordTable, milliseconds, shared_columns
 from eventsync.postgres.records import EventChange, RecordWriter
 from eventsync.vendors.intakeq.mapping import MAPPING_VERSION, Reading, appointment_changes
 from eventsync.wiring import utc_now
@@ -75,6 +75,20 @@ ON CONFLICT (connection_id, external_id) DO UPDATE SET
     content_hash = excluded.content_hash, seen_at = excluded.seen_at, changed_at = excluded.changed_at,
     updated_at = excluded.updated_at
 WHERE a.version <= excluded.version
+"""
+_UPSERT_CLIENTS = """
+INSERT INTO patient_identities AS p (
+    connection_id, external_id, patient_id, first_name, last_name, email, phone, date_of_birth, archived, version,
+    source_version, content_hash, seen_at, changed_at, created_at, updated_at)
+SELECT r.connection_id, r.external_id, r.patient_id, r.first_name, r.last_name, r.email, r.phone, r.date_of_birth,
+    r.archived, r.version, r.source_version, r.content_hash, r.seen_at, $2, $2, $2
+FROM jsonb_populate_recordset(NULL::patient_identities, $1::jsonb) r
+ON CONFLICT (connection_id, external_id) DO UPDATE SET
+    first_name = excluded.first_name, last_name = excluded.last_name, email = excluded.email, phone = excluded.phone,
+    date_of_birth = excluded.date_of_birth, archived = excluded.archived, version = excluded.version,
+    source_version = excluded.source_version, content_hash = excluded.content_hash, seen_at = excluded.seen_at,
+    changed_at = excluded.changed_at, updated_at = excluded.updated_at
+WHERE p.version <= excluded.version
 """
 
 
@@ -151,18 +165,24 @@ def _writing(*, reads_in_order: bool = False) -> Sweep:
 
 
 def _upserting() -> Sweep:
-    table = AppointmentTable()
+    ways: tuple[tuple[RecordKind, RecordTable, str], ...] = (
+        (RecordKind.PATIENT, PatientTable(), _UPSERT_CLIENTS),
+        (RecordKind.APPOINTMENT, AppointmentTable(), _UPSERT),
+    )
 
     async def upsert(session: Session, batch: Batch) -> None:
-        rows = [
-            shared_columns(change.entity, state) | table.columns(change.entity, state)
-            for change in batch
-            if isinstance(change, Upsert) and change.entity.kind is RecordKind.APPOINTMENT
-            for state in [RecordState(Held(change.version, change.content), seen_ms=change.version.read_began_ms)]
-        ]
-        await session.execute(_UPSERT, json_rows(rows), utc_now())
+        for kind, table, statement in ways:
+            # No statement may write a row twice.
+            latest = {c.entity.external_id: c for c in batch if isinstance(c, Upsert) and c.entity.kind is kind}
+            rows = [_row(table, change) for change in latest.values()]
+            await session.execute(statement, json_rows(rows), utc_now())
 
     return upsert
+
+
+def _row(table: RecordTable, change: Upsert) -> dict[str, object]:
+    state = RecordState(Held(change.version, change.content), seen_ms=change.version.read_began_ms)
+    return shared_columns(change.entity, state) | table.columns(change.entity, state)
 
 
 _SWEEPS: dict[str, Callable[[], Sweep]] = {
