@@ -6,7 +6,9 @@ event that names it as its cause, with an identity of its own, so that no guard 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -17,6 +19,7 @@ from eventsync.postgres.queue import EventQueue
 from eventsync.postgres.stored_events import EventState, StoredEvents
 
 _GROUP = 100
+_REST = 2
 _ENTROPY_BYTES = 10
 _UNFINISHED = frozenset({QueueStatus.PENDING.value, QueueStatus.PUBLISHED.value, QueueStatus.RUNNING.value})
 
@@ -51,13 +54,28 @@ class Replayed:
 
 
 class Replayer:
-    """The stage. `entropy` gives as many random bytes as it is asked for (secrets.token_bytes)."""
+    """The stage. `entropy` gives as many random bytes as it is asked for (secrets.token_bytes).
 
-    def __init__(self, queue: EventQueue, stored: StoredEvents, clock: Clock, entropy: Callable[[int], bytes]) -> None:
+    Between its groups it rests twice as long as each took (`sleep`, by `stopwatch_s`), which leaves PostgreSQL and the
+    processors to fresh webhooks.
+    """
+
+    def __init__(
+        self,
+        queue: EventQueue,
+        stored: StoredEvents,
+        clock: Clock,
+        entropy: Callable[[int], bytes],
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        stopwatch_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._queue = queue
         self._stored = stored
         self._clock = clock
         self._entropy = entropy
+        self._sleep = sleep
+        self._stopwatch_s = stopwatch_s
 
     async def preview(self, event_ids: Sequence[UUID]) -> list[Step]:
         """Say what `replay` would do with each event, and change nothing."""
@@ -79,8 +97,11 @@ class Replayer:
         lane = Lane.FRESH if len(steps) == 1 else Lane.BULK
         replayed: list[Replayed] = []
         for start in range(0, len(steps), _GROUP):
+            began_s = self._stopwatch_s()
             replayed += await self._replay_group(steps[start : start + _GROUP], lane)
             on_progress(len(replayed))
+            if len(replayed) < len(steps):
+                await self._sleep(_REST * (self._stopwatch_s() - began_s))
         return replayed
 
     async def _replay_group(self, steps: Sequence[Step], lane: Lane) -> list[Replayed]:

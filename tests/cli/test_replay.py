@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -104,3 +105,21 @@ async def test_a_preview_says_why_nothing_can_be_done_and_names_each_event_once(
     assert ["removed" in steps[0].reason, "on its way" in steps[1].reason, "no such" in steps[2].reason] == [True] * 3
     assert not any(entry.done for entry in await replayer.replay(steps))
     assert await database.fetchval("SELECT count(*) FROM events") == 1
+
+
+async def test_a_large_replay_rests_between_its_groups_twice_as_long_as_each_took(
+    pool: Database, queue: EventQueue, keyring: Keyring
+) -> None:
+    ids = await finished(pool, queue, 250)
+    stopwatch_s = itertools.count(0.0, 1.5)
+    rests_s: list[float] = []
+
+    async def sleep(pause_s: float) -> None:
+        rests_s.append(pause_s)
+
+    stored = StoredEvents(pool, keyring)
+    replayer = Replayer(
+        queue, stored, lambda: NOW, secrets.token_bytes, sleep=sleep, stopwatch_s=lambda: next(stopwatch_s)
+    )
+    await replayer.replay(await replayer.preview(ids))
+    assert rests_s == [3.0, 3.0]
