@@ -215,7 +215,7 @@ class Consumer:
     """
 
     def __init__(
-        self, applier: Applier, link: BusLink, queue_name: QueueName, *, prefetch: int = 60, batch_events: int = 100
+        self, applier: Applier, link: BusLink, queue_name: QueueName, *, prefetch: int = 60, batch_events: int = 200
     ) -> None:
         self.name = f"consumer:{queue_name.value}"
         self._applier = applier

@@ -21,7 +21,7 @@ from eventsync.wiring.metered import MeteredBudget
 if TYPE_CHECKING:  # the process makes these
     from eventsync.wiring.process import Process
 
-_BATCH_EVENTS = 100
+_BATCH_EVENTS = 200
 _BULK_BATCH_EVENTS = 25  # fresh events wait while a replay's batch is understood, so it is small
 
 

@@ -59,8 +59,8 @@ class ProcessOptions:
 
     `port` serves webhooks and the API, where the roles have them; `health_port` serves probes and metrics only, and is
     opened in addition where it is named. `companions` are workers from outside, stopped last. `relays` and
-    `consumers` are how many of them work side by side: of two consumers, one understands its batch while the other
-    waits for PostgreSQL, which applies a third more events a second; a third one adds little.
+    `consumers` are how many of them work side by side: of several consumers, one understands its batch while others
+    wait for PostgreSQL, which applies half as many events more in a second; a fourth adds nothing.
     """
 
     settings: Settings
@@ -72,7 +72,7 @@ class ProcessOptions:
     health_port: int | None = None
     companions: tuple[Worker, ...] = ()
     relays: int = 1
-    consumers: int = 2
+    consumers: int = 3
 
 
 def check_roles(roles: Collection[Role], settings: Settings) -> None:

@@ -3,7 +3,7 @@
 Events are stored and published beforehand: for ours by our relay, for the others a message an event, as they would.
 The first acknowledgements are the warm-up. `--consume` is
 
-* `eventsync`: two of the stage's consumers, as a process has them, with their prefetch and batches
+* `eventsync`: three of the stage's consumers, as a process has them, with their prefetch and batches
 * `receive`: receives by our own subscription and acknowledges in the same batches, and does nothing else
 * `receive-aio-pika`: the same as an aio-pika consumer does it
 * `upsert`: an aio-pika consumer that reads the event, maps it with our mapping, upserts and acknowledges, each message
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import aio_pika
@@ -42,9 +42,10 @@ from eventsync.telemetry import Metrics
 from eventsync.vendors import load_vendors
 from eventsync.wiring import utc_now
 
-_BATCH_EVENTS = 100  # ours' own
+_BATCH_EVENTS = 100
 _PREFETCH = 3 * _BATCH_EVENTS
 _PUBLISHED_AT_ONCE = 500
+_OUR_CONSUMERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +124,9 @@ async def _ours(site: _Site) -> AsyncIterator[None]:
         applier = Applier(site.queue, RecordWriter(keyring), vendors, directory, metrics, utc_now)
         return Consumer(applier, link, QueueName.APPLY_FRESH)
 
-    async with (
-        _in_background(asyncio.create_task(consumer().run())),
-        _in_background(asyncio.create_task(consumer().run())),
-    ):
+    async with AsyncExitStack() as running:
+        for _ in range(_OUR_CONSUMERS):
+            await running.enter_async_context(_in_background(asyncio.create_task(consumer().run())))
         yield
 
 
