@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from struct import Struct
+from typing import NamedTuple
 
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.records import AppointmentExtras, Content, RecordKind
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class EntityRef:
-    """Which record: a vendor's id is unique within its connection and kind only."""
+class EntityRef(NamedTuple):
+    """Which record: a vendor's id is unique within its connection and kind only.
+
+    A tuple, as is Version: both are hashed, compared and sorted a dozen times an event.
+    """
 
     connection_id: ConnectionId
     kind: RecordKind
@@ -38,8 +41,7 @@ class Authority(IntEnum):
     RECORD = 1  # the record itself
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Version:
+class Version(NamedTuple):
     """A change's place in the total order; the fields compare from the first to the last.
 
     `position` is the vendor's modification time in Unix milliseconds or, for kinds without one, a per-entity

@@ -212,7 +212,7 @@ async def test_a_record_of_which_the_batch_says_two_things_is_merged(copy: Copy,
 async def test_a_newer_reading_of_the_same_object_is_written(copy: Copy, connection_id: ConnectionId) -> None:
     first = upsert(connection_id, read_ms=FIRST_READ)
     await copy.write(first)
-    newer = replace(first, version=replace(first.version, read_began_ms=SECOND_READ, mapping_version=2))
+    newer = replace(first, version=first.version._replace(read_began_ms=SECOND_READ, mapping_version=2))
     await copy.write(newer, at=LATER)
     assert await copy.written_since(LATER) == ["a1"]
 
@@ -241,7 +241,7 @@ async def test_a_mention_of_a_client_whose_record_we_have_is_not_even_loaded(
     entity = EntityRef(connection_id, RecordKind.PATIENT, "7")
     record, mention = Patient("Test", "Client", email="client7@example.test"), Patient("Test", "Client")
     await copy.write(Upsert(entity, version(record, FIRST_READ), record))
-    mentioned = Upsert(entity, replace(version(mention, SECOND_READ, step=9), authority=Authority.MENTION), mention)
+    mentioned = Upsert(entity, version(mention, SECOND_READ, step=9)._replace(authority=Authority.MENTION), mention)
     async with database.transaction():
         await database.execute("SELECT FROM patient_identities FOR UPDATE")
         async with asyncio.timeout(20):

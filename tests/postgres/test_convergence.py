@@ -112,7 +112,7 @@ def document_changes(draw: st.DrawFn, connection_id: ConnectionId) -> RecordChan
 def read_again(upsert: Upsert, read_ms: int, *, is_edited: bool) -> Upsert:
     """Find what was said before, or what was edited since without its modification time having been moved."""
     content = edited(upsert.content) if is_edited else upsert.content
-    version = replace(upsert.version, source=Source.API, read_began_ms=read_ms, content_hash=content_hash(content))
+    version = upsert.version._replace(source=Source.API, read_began_ms=read_ms, content_hash=content_hash(content))
     return Upsert(upsert.entity, version, content)
 
 
@@ -242,7 +242,7 @@ def _without_the_reads_time(row: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in row.items() if name != "seen_at"}
     if "version" in kept:
         version = Version.from_bytes(kept["version"])
-        kept["version"] = replace(version, read_began_ms=0)
+        kept["version"] = version._replace(read_began_ms=0)
     return kept
 
 

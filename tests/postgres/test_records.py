@@ -261,7 +261,7 @@ async def test_a_deleted_patient_is_archived_and_a_living_record_outranks_any_me
 ) -> None:
     entity = EntityRef(connection_id, RecordKind.PATIENT, "7")
     record, mention = Patient("Test", "Client"), Patient("Mentioned", "Client")
-    late = replace(version(mention, BASE_MS + HOUR_MS), authority=Authority.MENTION)
+    late = version(mention, BASE_MS + HOUR_MS)._replace(authority=Authority.MENTION)
     await written(pool, writer, Upsert(entity, version(record, BASE_MS), record))
     assert await written(pool, writer, Upsert(entity, late, mention)) == [Outcome.STALE]
     assert await database.fetchval("SELECT first_name FROM patients") == "Test"

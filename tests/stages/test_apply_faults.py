@@ -101,7 +101,7 @@ async def test_a_fault_of_ours_in_writing_is_tried_again_later_and_parks_in_the_
             return reading
         change = reading.changes[0]
         assert isinstance(change, Upsert)
-        return replace(reading, changes=(replace(change, version=replace(change.version, position=2**80)),))
+        return replace(reading, changes=(replace(change, version=change.version._replace(position=2**80)),))
 
     event_ids = await spine.receive(*a_hundred())
     applier = spine.applier({"intakeq": VendorDouble(unwritable)})
