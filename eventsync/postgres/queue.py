@@ -330,7 +330,7 @@ async def hand_to_refetch(session: Session, work: Sequence[RefetchWork], now: da
 
 
 async def covered_by_read(session: Session, lease: RefetchLease) -> list[tuple[EventId, str]]:
-    """List the waiting events (id, type) that a read begun after the lease answers."""
+    """Lock and list, oldest first, the waiting events (id, type) that a read begun after the lease answers."""
     key = lease.connection_id, lease.entity_kind, lease.entity_id
     rows = await session.fetch(SQL.covered_by_read, *key, lease.snapshot, lease.event_id)
     return [(row["event_id"], row["event_type"]) for row in rows]

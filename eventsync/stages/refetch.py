@@ -120,11 +120,12 @@ class Refetcher:
 
     async def _commit_once(self, lease: RefetchLease, changes: Sequence[RecordChange]) -> Sequence[Finished]:
         now = self._clock()
-        entries = [EventChange(lease.event_id, change) for change in changes]
         async with self._queue.database.transaction() as session:
+            covered = await covered_by_read(session, lease)
+            cause = _cause(lease, [event_id for event_id, _ in covered])
+            entries = [EventChange(cause, change) for change in changes]
             merged = await self._writer.write(session, entries, now)
             results = list(zip(entries, merged, strict=True))
-            covered = await covered_by_read(session, lease)
             ended = [self._end(lease, event, results, changes) for event in covered]
             await finish(session, ended, now)
             await end_read(session, lease)
@@ -204,6 +205,16 @@ class RefetchWorker:
             await finish_before_cancel(self._refetcher.refetch(lease))
         finally:
             places.release()
+
+
+def _cause(lease: RefetchLease, covered: Sequence[EventId]) -> EventId | None:
+    """Name the event that the changes are told to come from: one that ends with them, which the lease's own may not.
+
+    A worker that is slow, or has a slow clock, may lose its lease to another one, whose read then ended the event.
+    """
+    if lease.event_id in covered:
+        return lease.event_id
+    return covered[-1] if covered else None
 
 
 def _entity(lease: RefetchLease) -> EntityRef:

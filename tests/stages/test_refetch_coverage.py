@@ -100,6 +100,41 @@ async def test_a_slow_worker_answers_only_what_came_before_its_own_lease(
     assert (await queued(database, later))["error"] == "HTTP 503"
 
 
+async def test_what_changed_is_told_to_come_from_an_event_that_ended_with_it(
+    spine: Spine, database: asyncpg.Connection
+) -> None:
+    client = NoteReader()
+    refetcher = refetcher_of(spine, client)
+    (first,) = await a_note_was_locked(spine)
+    slow = await leased(refetcher, first)
+    spine.clock.advance(301)
+    await spine.queue.return_expired_leases(spine.clock())
+    (second,) = await a_note_was_locked(spine)
+    quick = await leased(refetcher, first)
+    await refetcher.refetch(slow)  # ends the event that both leases are for
+    client.text = "as it is now"
+    await refetcher.refetch(quick)
+    row = await database.fetchrow("SELECT title, applied_event_id FROM documents")
+    assert row is not None
+    assert (row["title"], row["applied_event_id"]) == ("as it is now", second)
+    assert (await history_of(database, second))["changed_fields"] == ["content", "title"]
+
+
+async def test_a_read_whose_events_have_all_ended_still_writes_what_it_saw(
+    spine: Spine, database: asyncpg.Connection
+) -> None:
+    client = NoteReader()
+    refetcher = refetcher_of(spine, client)
+    (event_id,) = await a_note_was_locked(spine)
+    lease = await leased(refetcher, event_id)
+    await refetcher.refetch(lease)
+    client.text = "as it is now"
+    spine.clock.advance(1)
+    await refetcher.refetch(lease)
+    assert await database.fetchval("SELECT title FROM documents") == "as it is now"
+    assert await outcomes(database) == {"applied": 1}
+
+
 async def test_what_a_person_takes_back_from_parking_during_a_read_is_read_again(
     spine: Spine, database: asyncpg.Connection
 ) -> None:

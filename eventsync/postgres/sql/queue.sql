@@ -217,9 +217,12 @@ WHERE connection_id = $1 AND kind = $2 AND external_id = $3 AND sequence = $4;
 -- Every event of this record that was committed before the lease, and so before the read began, is answered by the
 -- read, even where it was understood only afterwards. Clocks have no say, since each machine has its own; and after a
 -- move to another cluster, whose transactions count anew, a read answers too few events but never one too many.
+-- They are locked, so that each is ended by one read alone, and what the read changes can be told to be an event's.
 SELECT event_id, event_type FROM event_queue
 WHERE work = 'refetch' AND connection_id = $1 AND entity_kind = $2 AND entity_id = $3
-  AND (pg_visible_in_snapshot(enqueued_in, $4::text::pg_snapshot) OR event_id = $5) AND status <> 'parked';
+  AND (pg_visible_in_snapshot(enqueued_in, $4::text::pg_snapshot) OR event_id = $5) AND status <> 'parked'
+ORDER BY event_id
+FOR UPDATE;
 
 -- name: defer
 -- The event's record is being read for someone else; that read may answer this event too.
