@@ -49,13 +49,13 @@ class Mail:
         self._numbers = count()
         self._on_the_way: list[tuple[int, int, Letter]] = []
 
-    def send(self, webhook: Webhook, now_ms: int) -> None:
-        """Take a webhook of the practice's."""
+    def send(self, webhook: Webhook, now_ms: int, *, at_least_ms: int = 0) -> None:
+        """Take a webhook of the practice's; it is on its way for `at_least_ms`."""
         if self._rng.random() < self._faults.lost:
             return
         letter = self._letter(webhook)
         for _ in range(2 if self._rng.random() < self._faults.doubled else 1):
-            heapq.heappush(self._on_the_way, (now_ms + self._delay_ms(), next(self._numbers), letter))
+            heapq.heappush(self._on_the_way, (now_ms + max(at_least_ms, self._delay_ms()), next(self._numbers), letter))
 
     def arrived(self, now_ms: int) -> list[Letter]:
         """Hand out what has come by now."""

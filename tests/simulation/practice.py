@@ -65,12 +65,7 @@ class PretendPractice:
         """Let people do one thing that is possible, if they can to the record at `path`; answer it and its webhooks."""
         action_name, record_id = _action_on(path)
         if action_name is not None:
-            try:
-                effect = self.vendor.actions[action_name].do(self.clock_ms(), Arguments({"id": record_id}))
-            except NotPossibleError:
-                return "nothing", ()
-            self._remember()
-            return f"{action_name} {record_id}", effect.webhooks
+            return self.do(action_name, record_id)
         if self._rng.random() < _VANISHING and self._vanish():
             self._remember()
             return "vanish", ()
@@ -84,6 +79,15 @@ class PretendPractice:
                 continue
             self._remember()
             return action.name, effect.webhooks
+
+    def do(self, action_name: str, record_id: str) -> tuple[str, tuple[Webhook, ...]]:
+        """Let people do this to that record, if it is possible; answer it and its webhooks."""
+        try:
+            effect = self.vendor.actions[action_name].do(self.clock_ms(), Arguments({"id": record_id}))
+        except NotPossibleError:
+            return "nothing", ()
+        self._remember()
+        return f"{action_name} {record_id}", effect.webhooks
 
     def truth(self, kind: str) -> list[Fact]:
         """What the practice says now, of all records of one kind."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +57,19 @@ class Run:
             "consume": (5, self._consume),
             "work": (3, self._work),
             "on": (6, self._go_on),
-            "rush": (6, self._rush),
+            "rush": (9, self._rush),
             "stall": (0.7, self._stall),
             "cut": (0.4, self._cut),
             "bus": (0.3, self._lose_the_bus),
             "single": (1, self._single),
-            "read": (1.2, self._read),
+            "read": (2, self._read),
+            "move": (1.5, self._move),
         }
 
     async def history(self) -> None:
         """Take a number of steps, each by chance."""
         await self.world.use(PretendHttp(self.practice, self._before_answer, self._after_answer))
-        for _ in range(self._rng.randint(15, 60)):
+        for _ in range(self._rng.randint(15, 80)):
             await self._step()
 
     async def quiet(self) -> None:
@@ -257,8 +258,21 @@ class Run:
         return await self._start("single", self._unless_it_fails(self._reading().single(external_id)))
 
     async def _read(self) -> str:
-        window = self._window()
+        return await self._read_days(self._window())
 
+    async def _move(self) -> str:
+        """Let an appointment move, and somebody read the days that it has left, long before its webhook arrives."""
+        known = await self.world.live_appointments()
+        if not known:
+            return "none"
+        external_id, left = self._rng.choice(known)
+        name, webhooks = self.practice.do("reschedule", external_id)
+        for webhook in webhooks:
+            self._mail.send(webhook, self.clock.now_ms, at_least_ms=30 * _MINUTE_MS)
+        self.clock.advance_ms(self._rng.randint(1, 15 * _MINUTE_MS))
+        return f"{name}, {await self._read_days(Window(left, left))}"
+
+    async def _read_days(self, window: Window) -> str:
         async def read() -> str:
             self._endanger()
             told = await self._unless_it_fails(self._reading().run(window))
@@ -268,10 +282,18 @@ class Run:
         return await self._start("read", read())
 
     def _window(self) -> Window:
-        if self._rng.random() < 0.6:
+        """Choose what is read: everything, or days around a start that some appointment has, or had before it moved."""
+        starts_ms = [
+            said.form["StartDate"]
+            for (kind, _), past in self.practice.past.items()
+            for said in past
+            if kind == "appointment" and said.form is not None
+        ]
+        if not starts_ms or self._rng.random() < 0.5:
             return ALL_DAYS
-        first = (self.clock.now + timedelta(days=self._rng.randint(-60, 30))).date()
-        return Window(first, first + timedelta(days=self._rng.randint(0, 60)))
+        start = datetime.fromtimestamp(self._rng.choice(starts_ms) / 1000, UTC).date()
+        first = start - timedelta(days=self._rng.choice((0, 3, 30)))
+        return Window(first, start + timedelta(days=self._rng.choice((0, 3, 30))))
 
     def _note_moved_out(self, window: Window) -> None:
         """Remember what has lain outside of the window: our older row may have lain within, and looked deleted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import date
 from pathlib import Path
 from uuid import UUID
 
@@ -178,6 +179,14 @@ class World:
             await burial._bury(event_id)
         await reader.subscription.acknowledge(deliveries)
         return len(deliveries)
+
+    async def live_appointments(self) -> list[tuple[str, date]]:
+        """Tell which appointments have a row that lives, and on which day."""
+        async with self.database.session() as session:
+            rows = await session.fetch(
+                "SELECT external_id, start_time FROM appointments WHERE deleted_at IS NULL ORDER BY 1"
+            )
+        return [(row["external_id"], row["start_time"].date()) for row in rows]
 
     async def lives(self, work: Callable[[], Awaitable[object]]) -> bool:
         """Do `work`, again where PostgreSQL was away for a moment; False where its process was killed in it."""
