@@ -70,11 +70,11 @@ class Relay:
         woken_by = "start"
         while True:
             rescued = await self._rescue()
-            if await self._relay():
+            moved = await self._relay()
+            if moved:
                 self._metrics.wakeups.labels(by="rescue" if rescued else woken_by).inc()
-                woken_by = "more"
-            else:
-                woken_by = await self._wait()
+            # What came since has rung the bell; only a full batch says by itself that there is more.
+            woken_by = "more" if moved >= self._batch_events else await self._wait()
 
     async def run_once(self) -> int:
         """Publish one batch of events and of news, and rescue what seems lost; tell how many went out."""
