@@ -22,7 +22,7 @@ from eventsync.domain.webhooks import WebhookContext
 from eventsync.vendorkit.vendor import Vendor
 from eventsync.vendors import load_vendors
 
-EXAMPLES = 5_000 if os.environ.get("EVENTSYNC_PROVE") else 300
+EXAMPLES = 2_000 if os.environ.get("EVENTSYNC_PROVE") else 300
 VENDORS = load_vendors()
 CONNECTION_ID = ConnectionId(UUID(int=1))
 CONTEXT = WebhookContext(CONNECTION_ID)

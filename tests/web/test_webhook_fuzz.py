@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import os
 from pathlib import Path
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from eventsync.crypto import Keyring
 from eventsync.postgres.database import Database
 from web.webhook_door import Door, Practice, open_door
 
-EXAMPLES = 100
+EXAMPLES = 1_000 if os.environ.get("EVENTSYNC_PROVE") else 100
 MARK = "test.client.12@example.test"
 
 texts = st.one_of(st.text(max_size=20), st.just(MARK), st.just("\0"), st.just("NaN"), st.just("1458526480368.0"))
