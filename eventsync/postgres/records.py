@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from eventsync.crypto import Keyring
@@ -82,6 +82,13 @@ class _Plan:
     visible_change: bool = False
 
 
+_Waiting: TypeAlias = dict[EntityRef, list[tuple[int, EventChange]]]
+"""Changes and their places in the batch, by the record that they are about."""
+
+_Loaded: TypeAlias = tuple[RecordState, bool]
+"""A record's state, and whether it has a row."""
+
+
 class RecordWriter:
     """Applies changes to the records, inside a transaction of the caller's."""
 
@@ -104,75 +111,49 @@ class RecordWriter:
         absences = [entry.change for entry in changes if isinstance(entry.change, Absence)]
         await _enter(session, changes, alone=bool(absences))
         results = await _compared(session, changes, reads_in_order=reads_in_order)
-        waiting = [(place, entry) for place, entry in enumerate(changes) if place not in results]
+        waiting = self._waiting([(place, entry) for place, entry in enumerate(changes) if place not in results])
+        states = await _load(session, {table: sorted(mine) for table, mine in waiting.items()})
         news: list[News] = []
-        for table in self._tables:
-            mine = [(place, entry) for place, entry in waiting if entry.change.entity.kind in table.kinds]
-            if mine:
-                news += await self._write_table(session, table, mine, results, now)
+        for table, mine in waiting.items():
+            news += await self._write_table(session, table, mine, states, results, now)
         if absences:
             await session.execute(SQL.insert_absences, json_rows([_absence_row(absence) for absence in absences]))
         if news:
             await session.execute(SQL.insert_news, json_rows(news), now)
         return [results[place] for place in range(len(changes))]
 
+    def _waiting(self, changes: Sequence[tuple[int, EventChange]]) -> dict[RecordTable, _Waiting]:
+        """Sort changes by their tables, in the order of writing, and within them by their records."""
+        by_table: dict[RecordTable, _Waiting] = {}
+        for table in self._tables:
+            mine: _Waiting = defaultdict(list)
+            for place, entry in changes:
+                if entry.change.entity.kind in table.kinds:
+                    mine[entry.change.entity].append((place, entry))
+            if mine:
+                by_table[table] = mine
+        return by_table
+
     async def _write_table(
         self,
         session: Session,
         table: RecordTable,
-        changes: Sequence[tuple[int, EventChange]],
+        waiting: _Waiting,
+        states: Mapping[EntityRef, _Loaded],
         results: dict[int, Merged],
         now: datetime,
     ) -> list[News]:
-        waiting: dict[EntityRef, list[tuple[int, EventChange]]] = defaultdict(list)
-        for place, entry in changes:
-            waiting[entry.change.entity].append((place, entry))
         written: dict[EntityRef, _Plan] = {}
         while waiting:
-            plans = await self._plan(session, table, waiting, results)
+            plans = _plan(waiting, states, results)
             lost = await self._write_rows(session, table, plans, now)
             written |= {ref: plan for ref, plan in plans.items() if ref not in lost}
-            waiting = defaultdict(list, {ref: waiting[ref] for ref in lost})
+            waiting = {ref: waiting[ref] for ref in sorted(lost)}
+            states = await _load(session, {table: list(waiting)} if waiting else {})
         changed = {ref: plan for ref, plan in written.items() if plan.visible_change}
         if table.projection is not None and changed:
             await session.execute(table.projection, *table.keys(sorted(changed)), now)
         return [_news(ref, plan) for ref, plan in sorted(changed.items(), key=lambda item: item[0])]
-
-    async def _plan(
-        self,
-        session: Session,
-        table: RecordTable,
-        waiting: Mapping[EntityRef, Sequence[tuple[int, EventChange]]],
-        results: dict[int, Merged],
-    ) -> dict[EntityRef, _Plan]:
-        states = await self._load(session, table, sorted(waiting))
-        plans = {}
-        for ref in sorted(waiting):
-            state, exists = states[ref]
-            plan = _Plan(before=state, after=state, exists=exists)
-            for place, entry in waiting[ref]:
-                results[place] = merged = merge(plan.after, entry.change)
-                plan.after = merged.state
-                if merged.outcome is Outcome.APPLIED:
-                    plan.applied_event_id = entry.event_id
-                    plan.visible_change = True
-            if len(waiting[ref]) > 1:  # a later change may have undone what an earlier one did
-                plan.visible_change = bool(changed_fields(state, plan.after))
-            plans[ref] = plan
-        return plans
-
-    async def _load(
-        self, session: Session, table: RecordTable, refs: Sequence[EntityRef]
-    ) -> dict[EntityRef, tuple[RecordState, bool]]:
-        rows = await session.fetch(table.sql.load, *table.keys(refs))
-        absences = await _load_absences(session, refs)  # once the rows are locked, so that no later one is missed
-        states = {ref: (RecordState(absences=absences.get(ref, frozenset())), False) for ref in refs}
-        for row in rows:
-            ref = table.ref(row)
-            core, extras = table.held(row)
-            seen_ms = 0 if row["seen_at"] is None else milliseconds(row["seen_at"])
-            states[ref] = (RecordState(core, extras, seen_ms, absences.get(ref, frozenset())), True)
-        return states
 
     async def _write_rows(
         self, session: Session, table: RecordTable, plans: Mapping[EntityRef, _Plan], now: datetime
@@ -209,6 +190,40 @@ async def take_news(session: Session, at_most: int) -> list[News]:
 async def _enter(session: Session, changes: Sequence[EventChange], *, alone: bool) -> None:
     connection_ids = sorted({entry.change.entity.connection_id for entry in changes})
     await session.execute(SQL.write_alone if alone else SQL.write_side_by_side, connection_ids)
+
+
+async def _load(session: Session, wanted: Mapping[RecordTable, Sequence[EntityRef]]) -> dict[EntityRef, _Loaded]:
+    """Lock and read the rows of these records, each table's in key order; then, so that none is missed, absences."""
+    rows = [
+        (table, row) for table, refs in wanted.items() for row in await session.fetch(table.sql.load, *table.keys(refs))
+    ]
+    refs = [ref for mine in wanted.values() for ref in mine]
+    absences = await _load_absences(session, refs) if refs else {}
+    states = {ref: (RecordState(absences=absences.get(ref, frozenset())), False) for ref in refs}
+    for table, row in rows:
+        ref = table.ref(row)
+        core, extras = table.held(row)
+        seen_ms = 0 if row["seen_at"] is None else milliseconds(row["seen_at"])
+        states[ref] = (RecordState(core, extras, seen_ms, absences.get(ref, frozenset())), True)
+    return states
+
+
+def _plan(waiting: _Waiting, states: Mapping[EntityRef, _Loaded], results: dict[int, Merged]) -> dict[EntityRef, _Plan]:
+    """Let every change meet its record's state, and note in `results`, by its place, what it did."""
+    plans = {}
+    for ref, entries in sorted(waiting.items(), key=lambda item: item[0]):
+        state, exists = states[ref]
+        plan = _Plan(before=state, after=state, exists=exists)
+        for place, entry in entries:
+            results[place] = merged = merge(plan.after, entry.change)
+            plan.after = merged.state
+            if merged.outcome is Outcome.APPLIED:
+                plan.applied_event_id = entry.event_id
+                plan.visible_change = True
+        if len(entries) > 1:  # a later change may have undone what an earlier one did
+            plan.visible_change = bool(changed_fields(state, plan.after))
+        plans[ref] = plan
+    return plans
 
 
 async def _compared(session: Session, changes: Sequence[EventChange], *, reads_in_order: bool) -> dict[int, Merged]:
