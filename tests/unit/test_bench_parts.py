@@ -118,6 +118,12 @@ async def test_the_use_of_a_process_is_told_from_the_first_look_to_the_last() ->
 
 
 @needs_proc
+def test_drawing_a_chart_leaves_the_imports_as_they_were() -> None:
+    before = list(sys.meta_path)
+    bars("Events a second", {"in-process bus": {"events": 1.0}}, "events/s")
+    assert sys.meta_path == before
+
+
 def test_of_a_process_that_is_not_there_nothing_is_told() -> None:
     assert usage_of(2**30) is None
     assert usage_of_tree(2**30) is None
