@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 WINDOWS = (
     FlightWindow(WorkClass.APPLY, Lane.FRESH, 6000),
-    FlightWindow(WorkClass.APPLY, Lane.BULK, 50),  # so that a replay is never more than moments ahead
+    FlightWindow(WorkClass.APPLY, Lane.BULK, 10),  # of a replay, fresh events wait for no more than these
     FlightWindow(WorkClass.REFETCH, Lane.FRESH, 50),
     FlightWindow(WorkClass.REFETCH, Lane.BULK, 10),
 )

@@ -21,9 +21,6 @@ from eventsync.wiring.metered import MeteredBudget
 if TYPE_CHECKING:  # the process makes these
     from eventsync.wiring.process import Process
 
-_BATCH_EVENTS = 200
-_BULK_BATCH_EVENTS = 25  # fresh events wait while a replay's batch is understood, so it is small
-
 
 class Applying:
     """The parts that the two roles share, made once each."""
@@ -38,7 +35,7 @@ class Applying:
         """Make the consumers: of fresh events as many as are asked for, and one each of the other queues."""
         process = self._process
         fresh = [self._consumer(QueueName.APPLY_FRESH, number) for number in range(process.options.consumers)]
-        bulk = self._consumer(QueueName.APPLY_BULK, 0, batch_events=_BULK_BATCH_EVENTS)
+        bulk = self._consumer(QueueName.APPLY_BULK, 0)
         return [*fresh, bulk, DeadLetterConsumer(process.queue, process.link, process.metrics, process.clock)]
 
     def refetch_worker(self) -> Worker:
@@ -60,9 +57,9 @@ class Applying:
             self._clients[key] = VendorHttp(process.http, metered)
         return process.vendors[connection.vendor].client(connection, self._clients[key])
 
-    def _consumer(self, queue_name: QueueName, number: int, *, batch_events: int = _BATCH_EVENTS) -> Worker:
+    def _consumer(self, queue_name: QueueName, number: int) -> Worker:
         process = self._process
         applier = Applier(process.queue, self.writer, process.vendors, self.directory, process.metrics, process.clock)
-        consumer = Consumer(applier, process.link, queue_name, batch_events=batch_events)
+        consumer = Consumer(applier, process.link, queue_name)
         consumer.name = f"consumer:{queue_name.value}:{number}"
         return consumer
