@@ -18,7 +18,7 @@ from eventsync.vendors import load_vendors
 from eventsync.wiring import utc_now
 
 _READ = "SELECT headers_sealed, body_sealed FROM events WHERE received_at = $1 AND id = $2"
-_UPSERT = """
+UPSERT = """
 INSERT INTO appointments AS a (
     id, connection_id, external_id, patient_id, version, source_version, content_hash, changed_at, created_at,
     updated_at, applied_event_id, status, vendor_status, start_time, end_time, duration_minutes, client_external_id,
@@ -55,7 +55,7 @@ class PlainUpsert:
         """Read, map and upsert; each statement commits by itself."""
         async with self._database.session() as session:
             row = await session.fetchrow(_READ, received_at_of(event_id), event_id)
-            await session.execute(_UPSERT, *_values(event_id, self._reading(event_id, row)))
+            await session.execute(UPSERT, *values(event_id, self._reading(event_id, row)))
 
     def _reading(self, event_id: UUID, row: Any) -> WebhookReading:
         context = f"event:{event_id}"
@@ -63,7 +63,8 @@ class PlainUpsert:
         return self._vendor.read_webhook(self._keyring.open(row["body_sealed"], context), headers, self._context)
 
 
-def _values(event_id: UUID, reading: WebhookReading) -> list[Any]:
+def values(event_id: UUID, reading: WebhookReading) -> list[Any]:
+    """Write the arguments of UPSERT for the appointment that a webhook tells of."""
     (change,) = (each for each in reading.changes if isinstance(each, Upsert) and _is_appointment(each))
     ref, version, content = change.entity, change.version, change.content
     if not isinstance(content, Appointment):

@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg  # type: ignore[import-not-found]  # in the peers' environment only
 from celery import Celery  # type: ignore[import-not-found]  # in the peers' environment only
 
-from bench.plain_upsert import _UPSERT, _values
+from bench.plain_upsert import UPSERT, values
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.events import new_event_id
 from eventsync.domain.webhooks import WebhookContext
@@ -38,7 +38,7 @@ app.conf.update(
 def apply(connection_id: str, body: str) -> None:
     """Map and upsert one webhook."""
     reading = _vendor().read_webhook(body.encode(), {}, WebhookContext(ConnectionId(UUID(connection_id))))
-    _cursor().execute(_UPSERT, _values(new_event_id(utc_now(), secrets.token_bytes(10)), reading))
+    _cursor().execute(UPSERT, values(new_event_id(utc_now(), secrets.token_bytes(10)), reading))
 
 
 apply_webhook: Any = app.task(apply, name="apply")

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from bench.doors.serving import Handler, Site, serve
 from bench.peers.job import Job
-from bench.plain_upsert import _UPSERT, _values
+from bench.plain_upsert import UPSERT, values
 from eventsync.crypto import hash_token
 from eventsync.domain.connections import WebhookVerifier
 from eventsync.domain.events import new_event_id
@@ -36,7 +36,7 @@ def plain(site: Site) -> Handler:
         reading = read(body, request.headers, WebhookContext(verifier.connection_id))
         event_id = new_event_id(utc_now(), secrets.token_bytes(10))
         async with site.database.session() as session:
-            await session.execute(_UPSERT, *_values(event_id, reading))
+            await session.execute(UPSERT, *values(event_id, reading))
         return web.Response(body=_ACCEPTED, content_type="application/json")
 
     return handle
