@@ -27,8 +27,8 @@ from servers.proxy import TcpProxy
 
 _PROVES = bool(os.environ.get("EVENTSYNC_PROVE"))
 _LASTS_S = 30.0 if _PROVES else 4.0
-_CHUNK_DELAY_S = 0.1
-_CUTS = 5
+_CHUNK_DELAY_S = 0.1 if _PROVES else 0.05
+_CUTS = 5 if _PROVES else 3
 _ANSWERS_WITHIN_S = 8.0  # an INSERT has three seconds, then the spool takes over
 
 MakeProxy = Callable[[str], Awaitable[TcpProxy]]

@@ -21,7 +21,7 @@ from servers.eventually import eventually
 from servers.rabbitmq import RabbitServer
 
 _PRACTICE = SandboxOptions(appointments=0, clients=100, quota=QuotaLimits(per_minute=None, per_day=None), seed=17)
-_AWAY_FOR_S = 30.0 if os.environ.get("EVENTSYNC_PROVE") else 8.0
+_AWAY_FOR_S = 30.0 if os.environ.get("EVENTSYNC_PROVE") else 6.0
 _LOOK_EVERY_S = 0.5
 
 MakeRabbit = Callable[[], Awaitable[RabbitServer]]
