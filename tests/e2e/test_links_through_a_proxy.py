@@ -109,10 +109,13 @@ half_open = pytest.mark.parametrize(
 
 
 async def cut_again_and_again(trial: Trial) -> None:
+    def is_linked() -> bool:
+        return trial.proxy.connections > 0
+
     for _ in range(_CUTS):
-        assert trial.proxy.connections
-        trial.proxy.cut()
+        await eventually(is_linked, 30.0)
         accepted = trial.proxy.accepted
+        trial.proxy.cut()
 
         def is_back(accepted: int = accepted) -> bool:
             return trial.proxy.accepted > accepted
