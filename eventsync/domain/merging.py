@@ -55,11 +55,12 @@ class RecordState:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What a change did: the state after it, and what the event's history will say."""
+    """What a change did: the state after it, what the event's history will say, and whether the record is new to us."""
 
     state: RecordState
     outcome: Outcome
     changed_fields: tuple[str, ...] = ()
+    is_new: bool = False
 
 
 def merge(state: RecordState, change: RecordChange) -> Merged:
@@ -78,7 +79,7 @@ def merge(state: RecordState, change: RecordChange) -> Merged:
             assert_never(change)
     changed = changed_fields(state, after)
     if changed:
-        return Merged(after, Outcome.APPLIED, changed)
+        return Merged(after, Outcome.APPLIED, changed, is_new=state.core is None)
     return Merged(after, Outcome.UNCHANGED if held or _same_content(state, change) else Outcome.STALE)
 
 

@@ -110,6 +110,15 @@ class Document:
     content: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Practitioner:
+    """Who works at the practice, as the vendor knows them: not a record, but a name for one's appointments."""
+
+    external_id: str
+    name: str
+    email: str | None
+
+
 Content = Appointment | Patient | Document
 
 _FIELD_NAMES: dict[type, tuple[str, ...]] = {

@@ -34,7 +34,7 @@ from eventsync.stages.directory import ConnectionDirectory
 from eventsync.stages.holding import hold_while_away
 from eventsync.telemetry import Metrics
 from eventsync.vendorkit.budget import BudgetSpent
-from eventsync.vendorkit.vendor import VendorClient
+from eventsync.vendorkit.vendor import RecordReader
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ _FIRST_RETRY_S = 15.0
 _LONGEST_RETRY_S = 3600.0
 _CREDENTIALS_RETRY_S = 300.0
 
-OpenClient = Callable[[Connection], VendorClient]
+OpenClient = Callable[[Connection], RecordReader]
 
 
 class Refetcher:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from eventsync.domain.changes import EntityRef, RecordChange
 from eventsync.domain.connections import Connection
+from eventsync.domain.records import Content, Practitioner, RecordKind
 from eventsync.domain.webhooks import WebhookContext, WebhookReading
+from eventsync.vendorkit.budget import Purpose
 from eventsync.vendorkit.http import VendorHttp
+from eventsync.vendorkit.listing import Listing, ListingRules, Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +23,12 @@ class VendorLimits:
     calls_per_day: int | None
 
 
-class VendorClient(Protocol):
-    """One connection's account at the vendor's API.
+class RecordReader(Protocol):
+    """Reads single records at the vendor.
 
     Every call is budgeted and raises Transient, Rejected (the vendor says that the request can never work) or
     Misconfigured (credentials refused).
     """
-
-    async def check_credentials(self) -> None:
-        """Make the cheapest call that proves the credentials."""
 
     async def refetch(self, entity: EntityRef, *, sequence: int, read_began_ms: int) -> tuple[RecordChange, ...]:
         """Read one record; the first change says what it looks like, further ones what it mentions.
@@ -38,15 +38,42 @@ class VendorClient(Protocol):
         """
 
 
+class VendorClient(RecordReader, Protocol):
+    """One connection's account at the vendor's API; every call as RecordReader's are."""
+
+    async def check_credentials(self) -> None:
+        """Make the cheapest call that proves the credentials."""
+
+    def pages(self, listing: Listing, *, read_began_ms: int, purpose: Purpose) -> AsyncIterator[Page[RecordChange]]:
+        """List records, page by page, as Upserts, deleted ones as Deletes; what they mention comes with them.
+
+        A failed page raises, so that it never looks like the last one. `read_began_ms` is when the whole read began,
+        in Unix milliseconds. Raises ValueError for a listing that the vendor has not.
+        """
+
+    async def practitioners(self, *, purpose: Purpose) -> tuple[Practitioner, ...]:
+        """List who works at the practice."""
+
+
 class Vendor(Protocol):
     """A vendor, as data and three ways to reach it."""
 
     name: str
     default_base_url: str
     limits: VendorLimits
+    listing_rules: ListingRules
 
     def read_webhook(self, body: bytes, headers: Mapping[str, str], context: WebhookContext) -> WebhookReading:
         """Understand one webhook (pure). Raises Rejected with a reason when it can never be understood."""
 
     def client(self, connection: Connection, http: VendorHttp) -> VendorClient:
         """Open the connection's account over `http`."""
+
+    def announcement_of(
+        self, kind: RecordKind, changed_fields: Collection[str], content: Content | None, *, is_new: bool
+    ) -> str | None:
+        """Name the event whose webhook tells of such a change; None where the vendor sends none (pure).
+
+        `changed_fields` are those of the record, `deleted_at` among them where it ended or came back; `content` is what
+        the record says since.
+        """

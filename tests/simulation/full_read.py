@@ -13,9 +13,9 @@ from eventsync.domain.records import RecordKind
 from eventsync.postgres.database import Database
 from eventsync.postgres.record_rows import milliseconds
 from eventsync.postgres.records import EventChange, RecordWriter
+from eventsync.vendorkit.listing import Page
 from eventsync.vendors.intakeq.client import IntakeQClient
 from eventsync.vendors.intakeq.lists import EVERYTHING, ListFilter
-from eventsync.vendors.intakeq.paging import Page
 
 _LIVE_APPOINTMENTS = """
     SELECT external_id FROM appointments

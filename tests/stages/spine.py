@@ -30,10 +30,9 @@ from eventsync.stages.directory import ConnectionDirectory
 from eventsync.stages.relay import Relay
 from eventsync.supervisor import Supervisor, Worker
 from eventsync.telemetry import Metrics
-from eventsync.vendorkit.http import VendorHttp
-from eventsync.vendorkit.vendor import Vendor, VendorClient
+from eventsync.vendorkit.vendor import Vendor
 from eventsync.vendors import load_vendors
-from eventsync.vendors.intakeq import VENDOR
+from eventsync.vendors.intakeq import IntakeQ
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DEADLINE_S = 20.0
@@ -207,23 +206,15 @@ async def outcomes(database: asyncpg.Connection) -> dict[str, int]:
     return {row["what"]: row["count"] for row in rows}
 
 
-class VendorDouble:
+class VendorDouble(IntakeQ):
     """IntakeQ, except that `read` gets at each reading first: it may raise, kill, or change what was read."""
-
-    name = "intakeq"
-    default_base_url = VENDOR.default_base_url
-    limits = VENDOR.limits
 
     def __init__(self, read: Callable[[WebhookReading], WebhookReading]) -> None:
         self._read = read
 
     def read_webhook(self, body: bytes, headers: Mapping[str, str], context: WebhookContext) -> WebhookReading:
         """Read it as IntakeQ's, then let the double have its way."""
-        return self._read(VENDOR.read_webhook(body, headers, context))
-
-    def client(self, connection: Connection, http: VendorHttp) -> VendorClient:
-        """Open no account: events that are applied need none."""
-        raise NotImplementedError
+        return self._read(super().read_webhook(body, headers, context))
 
 
 def is_about(reading: WebhookReading, number: int) -> bool:

@@ -16,10 +16,10 @@ from eventsync.domain.errors import Misconfigured, Rejected, Transient
 from eventsync.domain.records import Patient, RecordKind
 from eventsync.vendorkit.budget import Purpose
 from eventsync.vendorkit.http import VendorHttp
+from eventsync.vendorkit.listing import Page, RejectedRow
 from eventsync.vendors.intakeq import VENDOR
 from eventsync.vendors.intakeq.client import IntakeQClient
 from eventsync.vendors.intakeq.lists import ListFilter, query
-from eventsync.vendors.intakeq.paging import RejectedRow
 from unit.intakeq_samples import CONTEXT, sample
 from unit.vendor_server import NotingBudget, vendor_server
 
@@ -207,7 +207,7 @@ class TestProfiles:
     async def test_an_empty_list_is_believed(self) -> None:
         budget = NotingBudget()
         async with account(lambda _request: [], budget) as client:
-            assert [page async for page in client.clients(read_began_ms=1)] == []
+            assert [page async for page in client.clients(read_began_ms=1)] == [Page(is_last=True)]
         assert budget.spent == 1
 
 

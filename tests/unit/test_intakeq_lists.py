@@ -15,11 +15,11 @@ from eventsync.domain.fields import Fields
 from eventsync.domain.records import RecordKind
 from eventsync.sandbox import QuotaLimits, RunningSandbox, SandboxOptions, serve
 from eventsync.vendorkit.http import VendorHttp
+from eventsync.vendorkit.listing import Page
 from eventsync.vendors.intakeq.client import IntakeQClient
 from eventsync.vendors.intakeq.documents import invoice_change
 from eventsync.vendors.intakeq.lists import ListFilter
 from eventsync.vendors.intakeq.mapping import Reading, appointment_changes, patient_change
-from eventsync.vendors.intakeq.paging import Page
 from unit.intakeq_samples import CONTEXT
 from unit.vendor_server import NotingBudget
 

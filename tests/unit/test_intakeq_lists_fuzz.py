@@ -15,9 +15,9 @@ from contracts.answers import Answers
 from contracts.fuzzed import any_json, api_answers, as_json
 from eventsync.domain.connections import Connection, OrganizationId
 from eventsync.domain.errors import EventsyncError
+from eventsync.vendorkit.listing import Page
 from eventsync.vendors.intakeq import VENDOR
 from eventsync.vendors.intakeq.client import IntakeQClient
-from eventsync.vendors.intakeq.paging import Page
 from unit.intakeq_samples import CONTEXT
 
 READ_BEGAN_MS = 1_790_000_000_000
@@ -53,7 +53,7 @@ def test_any_page_of_a_list_gives_rows_and_reasons_or_fails_as_declared(name: st
         return
     assert isinstance(answer, list)
     for page in pages:
-        assert len(page.items) + len(page.rejected) >= 1
+        assert len(page.items) + len(page.rejected) >= (1 if answer else 0)
         assert all(row.reason.isidentifier() for row in page.rejected)
 
 

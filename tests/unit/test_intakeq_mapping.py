@@ -20,11 +20,11 @@ from eventsync.domain.records import (
     Document,
     LocationType,
     Patient,
+    Practitioner,
     RecordKind,
 )
 from eventsync.vendors.intakeq.documents import document_summary, intake_change, invoice_change, note_change
 from eventsync.vendors.intakeq.mapping import (
-    Practitioner,
     Reading,
     appointment_changes,
     patient_change,

@@ -15,9 +15,10 @@ from eventsync.domain.changes import Absence, EntityRef, RecordChange, Source
 from eventsync.domain.connections import Connection
 from eventsync.domain.errors import Misconfigured, Rejected, Transient
 from eventsync.domain.fields import Fields
-from eventsync.domain.records import RecordKind
+from eventsync.domain.records import Practitioner, RecordKind
 from eventsync.vendorkit.budget import Purpose
 from eventsync.vendorkit.http import NotFound, VendorHttp
+from eventsync.vendorkit.listing import Listing, Page
 from eventsync.vendors.intakeq.documents import (
     DocumentSummary,
     deleted_document,
@@ -28,14 +29,13 @@ from eventsync.vendors.intakeq.documents import (
 )
 from eventsync.vendors.intakeq.lists import EVERYTHING, ListFilter, query
 from eventsync.vendors.intakeq.mapping import (
-    Practitioner,
     Reading,
     appointment_changes,
     client_id_of,
     patient_change,
     practitioner,
 )
-from eventsync.vendors.intakeq.paging import Page, rows_of, understand, walk
+from eventsync.vendors.intakeq.paging import Rows, rows_of, understand, walk
 
 _PATHS = {
     RecordKind.APPOINTMENT: "appointments",
@@ -93,29 +93,67 @@ class IntakeQClient:
         rows = rows_of(await self._get("practitioners", {}, purpose), "Practitioner")
         return tuple(practitioner(row) for row in rows)
 
+    def pages(self, listing: Listing, *, read_began_ms: int, purpose: Purpose) -> AsyncIterator[Page[RecordChange]]:
+        """List records whose lists tell all of them: appointments, clients, invoices. Raises ValueError for others."""
+        wanted = ListFilter(
+            start_date=listing.first_day,
+            end_date=listing.last_day,
+            updated_since=listing.changed_since,
+            deleted_only=listing.deleted,
+            search=listing.of_client,
+        )
+        match listing.kind:
+            case RecordKind.APPOINTMENT:
+                read = self.appointments
+            case RecordKind.PATIENT:
+                read = self.clients
+            case RecordKind.INVOICE:
+                read = self.invoices
+            case _:
+                raise ValueError(f"IntakeQ's list of {listing.kind.value}s holds summaries only")
+        return read(wanted, read_began_ms=read_began_ms, purpose=purpose, first_page=listing.first_page)
+
     def appointments(
-        self, wanted: ListFilter = EVERYTHING, *, read_began_ms: int, purpose: Purpose = Purpose.SWEEP
+        self,
+        wanted: ListFilter = EVERYTHING,
+        *,
+        read_began_ms: int,
+        purpose: Purpose = Purpose.SWEEP,
+        first_page: int = 1,
     ) -> AsyncIterator[Page[RecordChange]]:
         """List appointments, latest first, each with a mention of its client; deleted ones as Deletes."""
         reading = Reading(self._connection_id, Source.API, read_began_ms)
-        pages = self._pages("appointments", query(RecordKind.APPOINTMENT, wanted), "Appointment", purpose)
+        params = query(RecordKind.APPOINTMENT, wanted)
+        pages = self._pages("appointments", params, "Appointment", purpose, first_page)
         return understand(pages, _id_of, lambda row: appointment_changes(reading, row, deleted=wanted.deleted_only))
 
     def clients(
-        self, wanted: ListFilter = EVERYTHING, *, read_began_ms: int, purpose: Purpose = Purpose.SWEEP
+        self,
+        wanted: ListFilter = EVERYTHING,
+        *,
+        read_began_ms: int,
+        purpose: Purpose = Purpose.SWEEP,
+        first_page: int = 1,
     ) -> AsyncIterator[Page[RecordChange]]:
         """List clients with their profiles, by name; deleted ones as Deletes."""
         reading = Reading(self._connection_id, Source.API, read_began_ms)
         params = query(RecordKind.PATIENT, wanted)
-        pages = walk(lambda number: self._client_page(params, number, purpose), "Client", client_id_of)
+        pages = walk(
+            lambda number: self._client_page(params, number, purpose), "Client", client_id_of, first_page=first_page
+        )
         return understand(pages, client_id_of, lambda row: (patient_change(reading, row, deleted=wanted.deleted_only),))
 
     def invoices(
-        self, wanted: ListFilter = EVERYTHING, *, read_began_ms: int, purpose: Purpose = Purpose.SWEEP
+        self,
+        wanted: ListFilter = EVERYTHING,
+        *,
+        read_began_ms: int,
+        purpose: Purpose = Purpose.SWEEP,
+        first_page: int = 1,
     ) -> AsyncIterator[Page[RecordChange]]:
         """List whole invoices."""
         reading = Reading(self._connection_id, Source.API, read_began_ms)
-        pages = self._pages("invoices", query(RecordKind.INVOICE, wanted), "Invoice", purpose)
+        pages = self._pages("invoices", query(RecordKind.INVOICE, wanted), "Invoice", purpose, first_page)
         return understand(pages, _id_of, lambda row: (invoice_change(reading, row),))
 
     def intakes(
@@ -164,8 +202,15 @@ class IntakeQClient:
         self._profile_parameter, self._other_profile_parameter = used, other
         return answer
 
-    def _pages(self, path: str, params: dict[str, str], name: str, purpose: Purpose) -> AsyncIterator[list[Fields]]:
-        return walk(lambda number: self._get(path, params | {"page": str(number)}, purpose), name, _id_of)
+    def _pages(
+        self, path: str, params: dict[str, str], name: str, purpose: Purpose, first_page: int = 1
+    ) -> AsyncIterator[Rows]:
+        return walk(
+            lambda number: self._get(path, params | {"page": str(number)}, purpose),
+            name,
+            _id_of,
+            first_page=first_page,
+        )
 
     async def _get(self, path: str, params: dict[str, str], purpose: Purpose) -> Any:
         return await self._http.get_json(

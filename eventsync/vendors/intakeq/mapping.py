@@ -24,6 +24,7 @@ from eventsync.domain.records import (
     Content,
     LocationType,
     Patient,
+    Practitioner,
     RecordKind,
     content_hash,
 )
@@ -95,15 +96,6 @@ class Reading:
             mapping_version=MAPPING_VERSION,
             content_hash=content_hash(content),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Practitioner:
-    """Who works at the practice, as IntakeQ knows them."""
-
-    external_id: str
-    name: str
-    email: str | None
 
 
 def appointment_changes(

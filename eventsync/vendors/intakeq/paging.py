@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from eventsync.domain.errors import Rejected, Transient
 from eventsync.domain.fields import Fields
+from eventsync.vendorkit.listing import Page, RejectedRow
 
 ROWS_PER_PAGE = 100  # IntakeQ's own and only page size (Appointments API, article 204)
 
@@ -22,53 +23,46 @@ ReadPage = Callable[[int], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class RejectedRow:
-    """A row that could not be understood: its id, where it has one, and the machine-readable reason."""
+class Rows:
+    """The rows of page `number` that no page before it held, and whether the list ends with it."""
 
-    external_id: str | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """The new rows of one page, understood; one that cannot be does not spoil the others."""
-
-    items: tuple[T, ...] = ()
-    rejected: tuple[RejectedRow, ...] = ()
+    number: int
+    rows: list[Fields]
+    is_last: bool
 
 
-async def walk(read_page: ReadPage, name: str, identify: Identify) -> AsyncIterator[list[Fields]]:
-    """Yield the new rows of each page, as objects named `name`, until a page is short.
+async def walk(read_page: ReadPage, name: str, identify: Identify, *, first_page: int = 1) -> AsyncIterator[Rows]:
+    """Yield each page's new rows, as objects named `name`, until a page is short.
 
-    `read_page` is given 1, 2, …; what it raises passes through, so that a failed page never looks like the last.
-    A row without a readable id is given as it is. Raises Transient where a full page holds nothing new: the list is
-    then not being paged, and its end cannot be told.
+    `read_page` is given the numbers from `first_page` on; what it raises passes through, so that a failed page never
+    looks like the last. A row without a readable id is given as it is. Raises Transient where a full page holds nothing
+    new: the list is then not being paged, and its end cannot be told.
     """
     seen: set[str] = set()
-    for number in count(1):
+    for number in count(first_page):
         rows = rows_of(await read_page(number), name)
         fresh = [row for row in rows if _is_new(_id_of(row, identify), seen)]
-        if fresh:
-            yield fresh
-        if len(rows) < ROWS_PER_PAGE:
-            return
-        if not fresh:
+        is_last = len(rows) < ROWS_PER_PAGE
+        if not fresh and not is_last:
             raise Transient("IntakeQ repeated a page of a list, so its end cannot be told.")
+        yield Rows(number, fresh, is_last)
+        if is_last:
+            return
 
 
 async def understand(
-    pages: AsyncIterator[list[Fields]], identify: Identify, read_row: Callable[[Fields], tuple[T, ...]]
+    pages: AsyncIterator[Rows], identify: Identify, read_row: Callable[[Fields], tuple[T, ...]]
 ) -> AsyncIterator[Page[T]]:
     """Read each row by `read_row`, setting those apart that it rejects."""
-    async for rows in pages:
+    async for page in pages:
         items: list[T] = []
         rejected: list[RejectedRow] = []
-        for row in rows:
+        for row in page.rows:
             try:
                 items.extend(read_row(row))
             except Rejected as error:
                 rejected.append(RejectedRow(_id_of(row, identify), error.reason))
-        yield Page(tuple(items), tuple(rejected))
+        yield Page(tuple(items), tuple(rejected), page.number, page.is_last)
 
 
 def rows_of(answer: Any, name: str) -> list[Fields]:
