@@ -24,6 +24,7 @@ class Channel(StrEnum):
 
     QUEUE = "eventsync_queue"
     CONFIGURATION = "eventsync_configuration"
+    RUNS = "eventsync_runs"
 
 
 class Signal:

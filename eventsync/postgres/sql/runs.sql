@@ -1,0 +1,114 @@
+-- Runs of a sync: asked for, leased by one worker at a time, ended once.
+
+-- name: lock_requests
+-- Requests for one connection are answered one after the other, so that a second one finds the first.
+SELECT pg_advisory_xact_lock(hashtextextended('eventsync:runs:' || $1::uuid::text, 0));
+
+-- name: find_standing
+-- What already answers such a request: a run that has not ended yet, or the one that answered the schedule's same time.
+SELECT * FROM sync_logs
+WHERE connection_id = $1 AND sync_type = $2
+  AND (due_at = $5 OR (status IN ('starting', 'running') AND organization_id IS NOT DISTINCT FROM $3
+                       AND patient_id IS NOT DISTINCT FROM $4))
+ORDER BY due_at = $5 DESC NULLS LAST, created_at DESC LIMIT 1;
+
+-- name: answer_schedule
+UPDATE sync_logs SET due_at = $2 WHERE id = $1 AND due_at IS NULL;
+
+-- name: insert
+INSERT INTO sync_logs (sync_type, connection_id, organization_id, patient_id, triggered_by, due_at, options,
+                       started_at, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $8, $8)
+RETURNING *;
+
+-- name: lock_claims
+SELECT pg_advisory_xact_lock(hashtextextended('eventsync:runs:claim', 0));
+
+-- name: claim
+-- A person's wish goes before the schedule's. Of one lane and connection one run goes on at a time.
+UPDATE sync_logs s
+SET status = 'running', worker_id = $1, leased_until = $3, attempts = attempts + 1, updated_at = $2,
+    started_at = CASE WHEN attempts = 0 THEN $2 ELSE started_at END
+WHERE s.id = (
+    SELECT w.id FROM sync_logs w JOIN connections c ON c.id = w.connection_id
+    WHERE w.status = 'starting' AND c.disabled_at IS NULL AND ($4::uuid IS NULL OR w.id = $4)
+      AND (w.lane = 'patient' OR NOT EXISTS (
+            SELECT FROM sync_logs r WHERE r.connection_id = w.connection_id AND r.lane = w.lane AND r.status = 'running'))
+    ORDER BY w.lane = 'patient' DESC, w.sync_type LIKE 'manual%' DESC, w.created_at, w.id LIMIT 1)
+RETURNING s.*;
+
+-- name: heartbeat
+UPDATE sync_logs SET leased_until = $4, updated_at = $3
+WHERE id = $1 AND worker_id = $2 AND status = 'running'
+RETURNING cancel_requested_at;
+
+-- name: hold
+-- The fence and the counts, in the transaction that wrote what they count: whoever was replaced writes nothing more.
+UPDATE sync_logs
+SET patients_processed = $4, patients_failed = $5, appointments_new = $6, appointments_updated = $7,
+    appointments_unchanged = $8, appointments_errors = $9, progress = $10::jsonb, updated_at = $3
+WHERE id = $1 AND worker_id = $2 AND status = 'running'
+RETURNING id;
+
+-- name: reads_beside
+-- Whether another run may have read records before this moment and write them yet; and single reads on their way.
+SELECT EXISTS (
+    SELECT FROM sync_logs WHERE connection_id = $1 AND status = 'running' AND id <> $2 AND started_at <= $3
+) OR EXISTS (
+    SELECT FROM record_reads r WHERE r.connection_id = $1 AND r.kind = ANY($4::text[])
+       AND r.external_id = ANY($5::text[]) AND r.leased_until > '-infinity'
+);
+
+-- name: end
+UPDATE sync_logs
+SET status = $4, completed_at = $3, duration_ms = greatest(0, round(extract(epoch FROM $3 - started_at) * 1000)),
+    patients_processed = $5, patients_failed = $6, appointments_new = $7, appointments_updated = $8,
+    appointments_unchanged = $9, appointments_errors = $10, error_message = $11, metadata = $12::jsonb,
+    worker_id = NULL, leased_until = NULL, updated_at = $3
+WHERE id = $1 AND worker_id = $2 AND status = 'running'
+RETURNING *;
+
+-- name: give_back
+UPDATE sync_logs
+SET status = 'starting', worker_id = NULL, leased_until = NULL, attempts = attempts - 1, updated_at = $3
+WHERE id = $1 AND worker_id = $2 AND status = 'running'
+RETURNING id;
+
+-- name: rescue
+-- Runs whose worker died, and those that wait for a connection that was disabled. A lease that ends much later than one
+-- taken now was taken by a clock that was ahead.
+UPDATE sync_logs s
+SET status = CASE WHEN s.cancel_requested_at IS NOT NULL THEN 'cancelled'
+                  WHEN is_hopeless OR c.disabled_at IS NOT NULL THEN 'failed' ELSE 'starting' END,
+    completed_at = CASE WHEN s.cancel_requested_at IS NOT NULL OR is_hopeless OR c.disabled_at IS NOT NULL THEN $1 END,
+    duration_ms = CASE WHEN s.cancel_requested_at IS NOT NULL OR is_hopeless OR c.disabled_at IS NOT NULL
+                       THEN greatest(0, round(extract(epoch FROM $1 - s.started_at) * 1000)) END,
+    error_message = CASE WHEN c.disabled_at IS NOT NULL THEN 'The connection was disabled before the run ended.'
+                         WHEN is_hopeless THEN 'Its worker died each time: see the log of the worker.' END,
+    worker_id = NULL, leased_until = NULL, updated_at = $1
+FROM sync_logs same
+JOIN connections c ON c.id = same.connection_id
+CROSS JOIN LATERAL (SELECT same.attempts >= $3 AS is_hopeless) judged
+WHERE same.id = s.id
+  AND ((s.status = 'running' AND (s.leased_until < $1 OR s.leased_until > $2))
+       OR (s.status = 'starting' AND (c.disabled_at IS NOT NULL OR s.cancel_requested_at IS NOT NULL)))
+RETURNING s.*;
+
+-- name: cancel
+-- A run that waits ends here; one that runs is told at its next heartbeat.
+UPDATE sync_logs
+SET cancel_requested_at = coalesce(cancel_requested_at, $2), updated_at = $2,
+    status = CASE WHEN status = 'starting' THEN 'cancelled' ELSE status END,
+    completed_at = CASE WHEN status = 'starting' THEN $2 END,
+    duration_ms = CASE WHEN status = 'starting' THEN 0 END
+WHERE id = $1 AND status IN ('starting', 'running')
+RETURNING id;
+
+-- name: find
+SELECT * FROM sync_logs WHERE id = $1;
+
+-- name: list_recent
+SELECT * FROM sync_logs
+WHERE ($1::uuid IS NULL OR connection_id = $1) AND ($2::uuid IS NULL OR organization_id = $2)
+  AND ($3::text IS NULL OR sync_type = $3)
+ORDER BY started_at DESC, id LIMIT $4;
