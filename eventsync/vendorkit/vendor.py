@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,7 +30,9 @@ class RecordReader(Protocol):
     Misconfigured (credentials refused).
     """
 
-    async def refetch(self, entity: EntityRef, *, sequence: int, read_began_ms: int) -> tuple[RecordChange, ...]:
+    async def refetch(
+        self, entity: EntityRef, *, sequence: int, read_began_ms: int, purpose: Purpose = Purpose.REFETCH
+    ) -> tuple[RecordChange, ...]:
         """Read one record; the first change says what it looks like, further ones what it mentions.
 
         Where the vendor has it no more, that is a Delete or, for kinds that the vendor's time orders, an Absence.
@@ -44,7 +46,9 @@ class VendorClient(RecordReader, Protocol):
     async def check_credentials(self) -> None:
         """Make the cheapest call that proves the credentials."""
 
-    def pages(self, listing: Listing, *, read_began_ms: int, purpose: Purpose) -> AsyncIterator[Page[RecordChange]]:
+    def pages(
+        self, listing: Listing, *, read_began_ms: int, purpose: Purpose
+    ) -> AsyncGenerator[Page[RecordChange], None]:
         """List records, page by page, as Upserts, deleted ones as Deletes; what they mention comes with them.
 
         A failed page raises, so that it never looks like the last one. `read_began_ms` is when the whole read began,

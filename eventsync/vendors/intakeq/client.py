@@ -7,7 +7,7 @@ Invoice API (385). What the answers mean is mapping's and documents' business.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -72,7 +72,9 @@ class IntakeQClient:
         except NotFound:
             raise Misconfigured("There is no IntakeQ API at the connection's base_url: correct it.") from None
 
-    async def refetch(self, entity: EntityRef, *, sequence: int, read_began_ms: int) -> tuple[RecordChange, ...]:
+    async def refetch(
+        self, entity: EntityRef, *, sequence: int, read_began_ms: int, purpose: Purpose = Purpose.REFETCH
+    ) -> tuple[RecordChange, ...]:
         """Read one record. An appointment comes with a mention of its client.
 
         Where IntakeQ has the record no more, an intake or a note is a Delete at `sequence`. The other kinds are ordered
@@ -80,7 +82,7 @@ class IntakeQClient:
         """
         reading = Reading(self._connection_id, Source.API, read_began_ms)
         try:
-            fields = await self._record(entity)
+            fields = await self._record(entity, purpose)
         except NotFound:
             return (_gone(reading, entity, sequence),)
         changes = _changes(reading, entity.kind, fields, sequence)
@@ -93,7 +95,9 @@ class IntakeQClient:
         rows = rows_of(await self._get("practitioners", {}, purpose), "Practitioner")
         return tuple(practitioner(row) for row in rows)
 
-    def pages(self, listing: Listing, *, read_began_ms: int, purpose: Purpose) -> AsyncIterator[Page[RecordChange]]:
+    def pages(
+        self, listing: Listing, *, read_began_ms: int, purpose: Purpose
+    ) -> AsyncGenerator[Page[RecordChange], None]:
         """List records whose lists tell all of them: appointments, clients, invoices. Raises ValueError for others."""
         wanted = ListFilter(
             start_date=listing.first_day,
@@ -120,7 +124,7 @@ class IntakeQClient:
         read_began_ms: int,
         purpose: Purpose = Purpose.SWEEP,
         first_page: int = 1,
-    ) -> AsyncIterator[Page[RecordChange]]:
+    ) -> AsyncGenerator[Page[RecordChange], None]:
         """List appointments, latest first, each with a mention of its client; deleted ones as Deletes."""
         reading = Reading(self._connection_id, Source.API, read_began_ms)
         params = query(RecordKind.APPOINTMENT, wanted)
@@ -134,7 +138,7 @@ class IntakeQClient:
         read_began_ms: int,
         purpose: Purpose = Purpose.SWEEP,
         first_page: int = 1,
-    ) -> AsyncIterator[Page[RecordChange]]:
+    ) -> AsyncGenerator[Page[RecordChange], None]:
         """List clients with their profiles, by name; deleted ones as Deletes."""
         reading = Reading(self._connection_id, Source.API, read_began_ms)
         params = query(RecordKind.PATIENT, wanted)
@@ -150,7 +154,7 @@ class IntakeQClient:
         read_began_ms: int,
         purpose: Purpose = Purpose.SWEEP,
         first_page: int = 1,
-    ) -> AsyncIterator[Page[RecordChange]]:
+    ) -> AsyncGenerator[Page[RecordChange], None]:
         """List whole invoices."""
         reading = Reading(self._connection_id, Source.API, read_began_ms)
         pages = self._pages("invoices", query(RecordKind.INVOICE, wanted), "Invoice", purpose, first_page)
@@ -158,7 +162,7 @@ class IntakeQClient:
 
     def intakes(
         self, wanted: ListFilter = EVERYTHING, *, purpose: Purpose = Purpose.SWEEP
-    ) -> AsyncIterator[Page[DocumentSummary]]:
+    ) -> AsyncGenerator[Page[DocumentSummary], None]:
         """List the summaries of intakes, those not yet submitted included."""
         params = query(RecordKind.INTAKE, wanted) | {"all": "true"}
         pages = self._pages("intakes/summary", params, "Intake", purpose)
@@ -166,24 +170,24 @@ class IntakeQClient:
 
     def notes(
         self, wanted: ListFilter = EVERYTHING, *, purpose: Purpose = Purpose.SWEEP
-    ) -> AsyncIterator[Page[DocumentSummary]]:
+    ) -> AsyncGenerator[Page[DocumentSummary], None]:
         """List the summaries of notes, locked or not."""
         pages = self._pages("notes/summary", query(RecordKind.NOTE, wanted), "Note", purpose)
         return understand(pages, _id_of, lambda row: (document_summary(self._connection_id, RecordKind.NOTE, row),))
 
-    async def _record(self, entity: EntityRef) -> Fields:
+    async def _record(self, entity: EntityRef, purpose: Purpose) -> Fields:
         if entity.kind is RecordKind.PATIENT:
-            return await self._client(entity.external_id)
+            return await self._client(entity.external_id, purpose)
         if not _ID_IN_PATH.fullmatch(entity.external_id):
             raise Rejected("invalid_id", "IntakeQ gives no record an id like this one.")
-        answer = await self._get(f"{_PATHS[entity.kind]}/{entity.external_id}", {}, Purpose.REFETCH)
+        answer = await self._get(f"{_PATHS[entity.kind]}/{entity.external_id}", {}, purpose)
         if not isinstance(answer, dict):
             raise Transient("IntakeQ did not answer with a record.")
         return Fields(entity.kind.value.capitalize(), answer)
 
-    async def _client(self, client_id: str) -> Fields:
+    async def _client(self, client_id: str, purpose: Purpose) -> Fields:
         """Find a client, who has no address of their own: a search for the number matches it exactly."""
-        rows = rows_of(await self._client_page({"search": client_id}, 1, Purpose.REFETCH), "Client")
+        rows = rows_of(await self._client_page({"search": client_id}, 1, purpose), "Client")
         for row in rows:
             if client_id_of(row) == client_id:
                 return row
@@ -204,7 +208,7 @@ class IntakeQClient:
 
     def _pages(
         self, path: str, params: dict[str, str], name: str, purpose: Purpose, first_page: int = 1
-    ) -> AsyncIterator[Rows]:
+    ) -> AsyncGenerator[Rows, None]:
         return walk(
             lambda number: self._get(path, params | {"page": str(number)}, purpose),
             name,

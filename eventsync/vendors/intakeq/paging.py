@@ -6,7 +6,8 @@ given once) or slip past between two pages (a later walk finds it: one walk alon
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
@@ -31,7 +32,9 @@ class Rows:
     is_last: bool
 
 
-async def walk(read_page: ReadPage, name: str, identify: Identify, *, first_page: int = 1) -> AsyncIterator[Rows]:
+async def walk(
+    read_page: ReadPage, name: str, identify: Identify, *, first_page: int = 1
+) -> AsyncGenerator[Rows, None]:
     """Yield each page's new rows, as objects named `name`, until a page is short.
 
     `read_page` is given the numbers from `first_page` on; what it raises passes through, so that a failed page never
@@ -51,18 +54,19 @@ async def walk(read_page: ReadPage, name: str, identify: Identify, *, first_page
 
 
 async def understand(
-    pages: AsyncIterator[Rows], identify: Identify, read_row: Callable[[Fields], tuple[T, ...]]
-) -> AsyncIterator[Page[T]]:
+    pages: AsyncGenerator[Rows, None], identify: Identify, read_row: Callable[[Fields], tuple[T, ...]]
+) -> AsyncGenerator[Page[T], None]:
     """Read each row by `read_row`, setting those apart that it rejects."""
-    async for page in pages:
-        items: list[T] = []
-        rejected: list[RejectedRow] = []
-        for row in page.rows:
-            try:
-                items.extend(read_row(row))
-            except Rejected as error:
-                rejected.append(RejectedRow(_id_of(row, identify), error.reason))
-        yield Page(tuple(items), tuple(rejected), page.number, page.is_last)
+    async with aclosing(pages):
+        async for page in pages:
+            items: list[T] = []
+            rejected: list[RejectedRow] = []
+            for row in page.rows:
+                try:
+                    items.extend(read_row(row))
+                except Rejected as error:
+                    rejected.append(RejectedRow(_id_of(row, identify), error.reason))
+            yield Page(tuple(items), tuple(rejected), page.number, page.is_last)
 
 
 def rows_of(answer: Any, name: str) -> list[Fields]:
