@@ -86,6 +86,12 @@ class Metrics:
         self.budget_left = Gauge(
             "eventsync_budget_left", "Calls left today to a vendor's API", ["connection"], registry=registry
         )
+        self.truth_age_seconds = Gauge(
+            "eventsync_truth_age_seconds",
+            "How long ago an organization's living records were last known to be true; quantile 1 is the oldest",
+            ["organization", "kind", "quantile"],
+            registry=registry,
+        )
         self.worker_restarts = Counter(
             "eventsync_worker_restarts", "Workers started again after a failure", ["worker"], registry=registry
         )

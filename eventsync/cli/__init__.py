@@ -57,6 +57,7 @@ eventsync_command.add_sections(
             "events": "eventsync.cli.events:events_group",
             "explain": "eventsync.cli.explain:explain_command",
             "budget": "eventsync.cli.budget:budget_command",
+            "freshness": "eventsync.cli.freshness:freshness_command",
             "send-test-event": "eventsync.cli.send_test_event:send_test_event_command",
             "bench": "eventsync.cli.bench:bench_command",
         },

@@ -37,7 +37,8 @@ class RecordFacts:
     """A record's row without personal data.
 
     `version` is its place in the total order, with the vendor's time or sequence as `position`; `verified_at` is when
-    the latest read that saw it alive began. `applied_event_id` is the event that last changed what people see.
+    it was last known to stand so, by a read of its own, the vendor's time or a complete list. `applied_event_id` is the
+    event that last changed what people see.
     """
 
     id: UUID

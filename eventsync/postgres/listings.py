@@ -48,8 +48,10 @@ class AppointmentFilter:
 class ListedAppointment:
     """An appointment as people see it: a confirmed one that is over shows as `completed`.
 
-    `provider_name` is how the organization names the practitioner, None where it was not mapped; `verified_at` is when
-    the latest read that saw the appointment began.
+    `provider_name` is how the organization names the practitioner, None where it was not mapped. `meeting_url_status`
+    is `available`, `not_in_api` for a telehealth visit whose link the vendor's API does not carry (Google Meet), or
+    None. `verified_at` is when the appointment was last known to stand so, by a read of its own, the vendor's time or a
+    complete list.
     """
 
     id: UUID
@@ -68,10 +70,11 @@ class ListedAppointment:
     location_name: str | None
     location_type: str | None
     meeting_url: str | None = field(repr=False)
+    meeting_url_status: str | None
     price: Decimal | None
     cancellation_reason: str | None = field(repr=False)
     source_version: datetime
-    verified_at: datetime | None
+    verified_at: datetime
     changed_at: datetime
     deleted_at: datetime | None
     created_at: datetime
@@ -103,7 +106,10 @@ class PatientFilter:
 
 @dataclass(frozen=True, slots=True)
 class ListedPatient:
-    """A patient as people see it; `organization_id` is the owner's. Patients that were linked away are not listed."""
+    """A patient as people see it; `organization_id` is the owner's. Patients that were linked away are not listed.
+
+    `verified_at` is when the vendor's client behind the patient was last known to stand so, None where there is none.
+    """
 
     id: UUID
     organization_id: OrganizationId
@@ -115,6 +121,7 @@ class ListedPatient:
     intakeq_client_id: str | None
     status: str
     origin: str
+    verified_at: datetime | None
     created_at: datetime
     updated_at: datetime
 

@@ -10,6 +10,7 @@ from eventsync.domain.connections import Connection
 from eventsync.postgres.access import AccessLog, ApiTokens
 from eventsync.postgres.budget import BudgetLimits, PostgresBudget
 from eventsync.postgres.database import Database
+from eventsync.postgres.freshness import Freshness
 from eventsync.postgres.listings import Listings
 from eventsync.postgres.queue import EventQueue
 from eventsync.postgres.search import EventSearch
@@ -19,6 +20,7 @@ from eventsync.stages.replay import Replayer
 from eventsync.web.api import Api
 from eventsync.web.api_budget import BudgetApi
 from eventsync.web.api_events import EventsApi
+from eventsync.web.api_freshness import FreshnessApi
 from eventsync.web.api_records import RecordsApi
 from eventsync.web.auth import Authenticator
 
@@ -35,5 +37,8 @@ def make_api(database: Database, keyring: Keyring, connections: Connections, que
     events = EventsApi(EventSearch(database, keyring), replayer, access_log, keyring, clock)
     records = RecordsApi(database, Listings(database), access_log, keyring, clock)
     budget = BudgetApi(connections, open_budget, clock)
+    freshness = FreshnessApi(Freshness(database), clock)
     authenticator = Authenticator(ApiTokens(database), Organizations(database), clock)
-    return Api(authenticator, (*events.endpoints(), *records.endpoints(), *budget.endpoints()), clock)
+    return Api(
+        authenticator, (*events.endpoints(), *records.endpoints(), *budget.endpoints(), *freshness.endpoints()), clock
+    )

@@ -8,6 +8,7 @@ from eventsync.domain.clock import Clock
 from eventsync.postgres.access import AccessLog, RefusalCounts
 from eventsync.postgres.budget import prune_calls
 from eventsync.postgres.database import Database
+from eventsync.postgres.freshness import prune_coverage
 from eventsync.postgres.linking import PatientLinks
 from eventsync.postgres.retention import Retention
 from eventsync.settings import Settings
@@ -27,6 +28,7 @@ def make_chores(database: Database, retention: Retention, settings: Settings, cl
     async def forget_evidence() -> None:
         now = clock()
         await prune_calls(database, now)
+        await prune_coverage(database)
         await RefusalCounts(database).prune(now - history)
         await AccessLog(database).prune(now - history)
 

@@ -31,12 +31,14 @@ from eventsync.web.health import Health, Part
 from eventsync.web.server import WebServer
 from eventsync.wiring import Role, utc_now
 from eventsync.wiring.readiness import (
+    Measure,
     bus_part,
     database_part,
     flow_part,
     listener_part,
     partitions_part,
     refresher,
+    truth_ages,
     workers_part,
 )
 
@@ -252,7 +254,17 @@ class Process:
         return app
 
     def _health(self) -> Health:
-        return Health(self._parts, self.metrics, refresher(self.queue, self.budgets, self.metrics, self.clock))
+        refresh = refresher(self.queue, self.budgets, self.metrics, self.clock, self._measures)
+        return Health(self._parts, self.metrics, refresh)
+
+    @cached_property
+    def _measures(self) -> list[Measure]:
+        """What only those show that run the syncs: others would measure the same once more."""
+        if not self.options.roles & {Role.WORKER, Role.SCHEDULER}:
+            return []
+        from eventsync.postgres.freshness import Freshness  # noqa: PLC0415  # these roles' alone
+
+        return [truth_ages(Freshness(self.database), self.metrics, self.clock)]
 
     def _parts(self) -> list[Part]:
         roles = self.options.roles

@@ -21,10 +21,15 @@ from eventsync.web.health import Part
 
 if TYPE_CHECKING:  # only some roles have these
     from eventsync.postgres.budget import PostgresBudget
+    from eventsync.postgres.freshness import Freshness
     from eventsync.spool.spool import Spool
+
+Measure = Callable[[], Awaitable[None]]
+"""Brings some figures up to date."""
 
 _LEAST_AHEAD = timedelta(days=3)
 _STUCK_AFTER = timedelta(minutes=5)
+_MEASURED_EVERY = timedelta(minutes=1)
 
 
 def database_part(database: Database, *, blocks: bool) -> Part:
@@ -116,9 +121,13 @@ def workers_part(supervisor: Supervisor, *, blocks: bool) -> Part:
 
 
 def refresher(
-    queue: EventQueue, budgets: Mapping[str, PostgresBudget], metrics: Metrics, clock: Clock
-) -> Callable[[], Awaitable[None]]:
-    """Make what brings the figures kept in PostgreSQL up to date before they are shown."""
+    queue: EventQueue,
+    budgets: Mapping[str, PostgresBudget],
+    metrics: Metrics,
+    clock: Clock,
+    measures: Sequence[Measure] = (),
+) -> Measure:
+    """Make what brings the figures kept in PostgreSQL up to date before they are shown, those of `measures` as well."""
 
     async def refresh() -> None:
         now = clock()
@@ -133,6 +142,30 @@ def refresher(
         for connection, budget in budgets.items():
             left = (await budget.report(now)).left_today
             metrics.budget_left.labels(connection=connection).set(float("inf") if left is None else left)
+        for measure in measures:
+            await measure()
+
+    return refresh
+
+
+def truth_ages(freshness: Freshness, metrics: Metrics, clock: Clock) -> Measure:
+    """Make what measures the age of truth, which reads every record: once a minute, however often it is asked for."""
+    measured_at: datetime | None = None
+
+    async def refresh() -> None:
+        nonlocal measured_at
+        now = clock()
+        if measured_at is not None and timedelta(0) <= now - measured_at < _MEASURED_EVERY:
+            return
+        rows = await freshness.report(None, now)
+        measured_at = now
+        metrics.truth_age_seconds.clear()
+        for row in rows:
+            if row.connection is None:
+                ages_s = {"0.5": row.p50_s, "0.95": row.p95_s, "0.99": row.p99_s, "1": row.oldest_s}
+                for quantile, age_s in ages_s.items():
+                    labels = {"organization": row.organization, "kind": row.kind.value, "quantile": quantile}
+                    metrics.truth_age_seconds.labels(**labels).set(age_s)
 
     return refresh
 

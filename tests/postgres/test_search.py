@@ -220,7 +220,7 @@ async def test_an_appointment_is_explained_by_either_id_with_every_event_in_orde
         (facts,) = found.records
         assert (facts.id, facts.external_id, facts.status) == (our_id, "1", "confirmed")
         assert (facts.version.position, facts.applied_event_id) == (1_772_000_000_000, events[0])
-        assert (facts.verified_at, facts.deleted_at) == (datetime.fromtimestamp(77, UTC), None)
+        assert (facts.verified_at, facts.deleted_at) == (datetime.fromtimestamp(1_772_000_000, UTC), None)
         assert [event.event_id for event in found.history] == [events[1], events[2], events[0]]
         assert found.unfinished == ()
 

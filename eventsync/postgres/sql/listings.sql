@@ -36,14 +36,20 @@ SELECT a.id, a.connection_id, a.external_id, a.patient_id,
        CASE WHEN a.status = 'confirmed' AND a.end_time < $11 THEN 'completed' ELSE a.status END AS status,
        a.vendor_status, a.start_time, a.end_time, a.duration_minutes, a.practitioner_external_id, a.practitioner_name,
        s.provider_name, a.service_name, a.location_name, a.location_type, a.meeting_url, a.price,
-       a.cancellation_reason, a.source_version, a.seen_at AS verified_at, a.changed_at, a.deleted_at, a.created_at,
-       a.updated_at
-FROM (SELECT * FROM own UNION ALL SELECT * FROM followed) a
+       meeting_url_status(a.meeting_url, a.location_type) AS meeting_url_status, a.cancellation_reason, a.source_version,
+       v.verified_at, a.changed_at, a.deleted_at, a.created_at, a.updated_at
+FROM (
+    SELECT * FROM (SELECT * FROM own UNION ALL SELECT * FROM followed) seen
+    ORDER BY seen.start_time, seen.id LIMIT $10  -- before anything is looked up for them
+) a
+CROSS JOIN LATERAL verification(a.connection_id, 'appointment', a.external_id, a.start_time,
+                                greatest(a.source_version, a.seen_at)) v
 LEFT JOIN provider_intakeq_settings s
     ON s.connection_id = a.connection_id AND s.practitioner_id = a.practitioner_external_id
-ORDER BY a.start_time, a.id LIMIT $10;
+ORDER BY a.start_time, a.id;
 
 -- name: list_patients
+-- A patient was verified when the client was from whom it is drawn, in the order of patients.sql.
 WITH own AS (
     SELECT p.* FROM patients p
     WHERE ($1::uuid IS NULL OR p.organization_id = $1) AND p.status <> 'linked'
@@ -62,6 +68,14 @@ WITH own AS (
       AND ($6::text IS NULL OR (p.last_name, p.first_name, p.id) > ($6, $7::text, $8::uuid))
 )
 SELECT p.id, p.organization_id, p.first_name, p.last_name, p.email, p.phone, p.date_of_birth, p.intakeq_client_id,
-       p.status, p.origin, p.created_at, p.updated_at
-FROM (SELECT * FROM own UNION ALL SELECT * FROM followed) p
-ORDER BY p.last_name, p.first_name, p.id LIMIT $9;
+       p.status, p.origin, v.verified_at, p.created_at, p.updated_at
+FROM (
+    SELECT * FROM (SELECT * FROM own UNION ALL SELECT * FROM followed) seen
+    ORDER BY seen.last_name, seen.first_name, seen.id LIMIT $9
+) p
+LEFT JOIN LATERAL (
+    SELECT i.connection_id, i.external_id, greatest(i.source_version, i.seen_at) AS sighted_at FROM patient_identities i
+    WHERE i.patient_id = p.id ORDER BY i.deleted_at IS NOT NULL, i.version DESC, i.external_id LIMIT 1
+) i ON true
+LEFT JOIN LATERAL verification(i.connection_id, 'patient', i.external_id, NULL, i.sighted_at) v ON true
+ORDER BY p.last_name, p.first_name, p.id;
