@@ -6,17 +6,17 @@ begin at any time, and a slow call cannot slip into the next one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from types import MappingProxyType
 from typing import Any
 
 from eventsync.domain.clock import Clock
 from eventsync.domain.errors import Misconfigured
 from eventsync.postgres.database import Database, Session
 from eventsync.postgres.statements import load_statements
-from eventsync.vendorkit.budget import BudgetSpent, Purpose, ReservationId
+from eventsync.vendorkit.budget import DEFAULT_ALLOWANCES, Allowance, BudgetSpent, Purpose, ReservationId
 
 _MINUTE = timedelta(minutes=1)
 _DAY = timedelta(days=1)
@@ -24,16 +24,6 @@ _LONGEST_CALL = timedelta(minutes=5)  # how far before a window the ledger is se
 _KEPT = timedelta(days=2)
 _LONGEST_CLOSURE_S = 90_000.0  # 25 hours: no vendor's window is longer than a day
 _NO_LIMIT = 2**62
-
-DEFAULT_SHARES: Mapping[Purpose, float] = MappingProxyType(
-    {
-        Purpose.REFETCH: 0.6,
-        Purpose.SWEEP: 0.6,
-        Purpose.MANUAL: 0.3,
-        Purpose.BACKFILL: 0.6,
-        Purpose.CHECK: 0.05,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +44,15 @@ SQL = load_statements(_Sql, "budget.sql")
 
 @dataclass(frozen=True, slots=True)
 class BudgetLimits:
-    """What one API key allows. `calls_per_day` of None means no daily cap; then the shares mean nothing.
+    """What one API key allows. `calls_per_day` of None means no daily cap; then only the minute counts.
 
-    `shares` are each purpose's largest fraction of the day (1.0 where missing, at least one call). `margin_s` covers
-    clocks that differ and calls that travel; `request_timeout_s` is how long a call can last at most.
+    `allowances` say what each purpose may take of it (everything where missing). `margin_s` covers clocks that differ
+    and calls that travel; `request_timeout_s` is how long a call can last at most.
     """
 
     calls_per_minute: int
     calls_per_day: int | None
-    shares: Mapping[Purpose, float] = field(default_factory=lambda: DEFAULT_SHARES)
+    allowances: Mapping[Purpose, Allowance] = field(default_factory=lambda: DEFAULT_ALLOWANCES)
     margin_s: float = 2.0
     request_timeout_s: float = 30.0
 
@@ -72,16 +62,26 @@ class BudgetLimits:
 
     def share_of(self, purpose: Purpose) -> int:
         """How many calls a day the purpose may spend."""
-        if self.calls_per_day is None:
-            return _NO_LIMIT
-        return max(1, int(self.calls_per_day * self.shares.get(purpose, 1.0)))
+        return _part_of(self.calls_per_day, self._allowance(purpose).share)
+
+    def day_ceiling_of(self, purpose: Purpose) -> int:
+        """How many calls the day may hold, all purposes together, the purpose's next one included."""
+        return _part_of(self.calls_per_day, self._allowance(purpose).day_ceiling)
+
+    def minute_ceiling_of(self, purpose: Purpose) -> int:
+        """How many calls the minute may hold, all purposes together, the purpose's next one included."""
+        return _part_of(self.calls_per_minute, self._allowance(purpose).minute_ceiling)
+
+    def _allowance(self, purpose: Purpose) -> Allowance:
+        return self.allowances.get(purpose, Allowance())
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetReport:
     """What was spent, by purpose, in the last minute and day, and what is left of both (None: no daily cap).
 
-    `closed_until` is set while the vendor's refusal stands; `refusals` counts those in a row.
+    `left_by_purpose` is what each purpose may still spend today if no other spends anything; it is empty without a
+    daily cap. `closed_until` is set while the vendor's refusal stands; `refusals` counts those in a row.
     """
 
     spent_last_minute: Mapping[str, int]
@@ -90,6 +90,7 @@ class BudgetReport:
     left_today: int | None
     closed_until: datetime | None
     refusals: int
+    left_by_purpose: Mapping[str, int] = field(default_factory=dict)
 
 
 class PostgresBudget:
@@ -102,7 +103,7 @@ class PostgresBudget:
         self._clock = clock
 
     async def reserve(self, purpose: Purpose) -> ReservationId:
-        """Reserve one call. Raises BudgetSpent with `retry_after_s` when the minute, the day or the share is spent."""
+        """Reserve one call. Raises BudgetSpent with `retry_after_s` when there is no place for it."""
         async with self._database.transaction() as session:
             await session.execute(SQL.lock_ledger, self._key_fingerprint)
             now = self._clock()  # read under the lock, so that reservations are in the order of their times
@@ -151,8 +152,8 @@ class PostgresBudget:
             self._key_fingerprint,
             limits.request_timeout_s,
             now - longest_window - _LONGEST_CALL,
-            limits.calls_per_minute,
-            _NO_LIMIT if limits.calls_per_day is None else limits.calls_per_day,
+            limits.minute_ceiling_of(purpose),
+            limits.day_ceiling_of(purpose),
             purpose.value,
             limits.share_of(purpose),
         )
@@ -161,10 +162,13 @@ class PostgresBudget:
             await session.execute(SQL.forget_closure, self._key_fingerprint, now)
 
     def _refuse_where_full(self, places: Any, purpose: Purpose, now: datetime) -> None:
+        limits, kept = self._limits, f" but for those that {purpose.value} leaves to others"
+        minute_kept = kept if limits.minute_ceiling_of(purpose) < limits.calls_per_minute else ""
+        day_kept = kept if limits.calls_per_day and limits.day_ceiling_of(purpose) < limits.calls_per_day else ""
         waits = [
             (places["closed_until"], timedelta(0), "the vendor has refused us for its own limit"),
-            (places["minute_taken_by"], self._minute, "the minute's API calls are spent"),
-            (places["day_taken_by"], self._day, "the day's API calls are spent"),
+            (places["minute_taken_by"], self._minute, f"the minute's API calls are spent{minute_kept}"),
+            (places["day_taken_by"], self._day, f"the day's API calls are spent{day_kept}"),
             (places["share_taken_by"], self._day, f"the day's API calls for {purpose.value} are spent"),
         ]
         free = [(since + window, why) for since, window, why in waits if since is not None]
@@ -183,7 +187,21 @@ class PostgresBudget:
             left_today=None if per_day is None else max(0, per_day - sum(by_day.values())),
             closed_until=closure["closed_until"] if closure and closure["closed_until"] > now else None,
             refusals=closure["refusals"] if closure else 0,
+            left_by_purpose={} if per_day is None else self._left_by_purpose(by_day),
         )
+
+    def _left_by_purpose(self, by_day: Mapping[str, int]) -> dict[str, int]:
+        limits, spent = self._limits, sum(by_day.values())
+        return {
+            purpose.value: max(
+                0,
+                min(
+                    limits.share_of(purpose) - by_day.get(purpose.value, 0),
+                    limits.day_ceiling_of(purpose) - spent,
+                ),
+            )
+            for purpose in Purpose
+        }
 
 
 async def prune_calls(database: Database, now: datetime) -> None:
@@ -192,5 +210,8 @@ async def prune_calls(database: Database, now: datetime) -> None:
         await session.execute(SQL.prune_calls, now - _KEPT)
 
 
-def _at(taken_by: datetime | None, window: timedelta) -> datetime | None:
-    return None if taken_by is None else taken_by + window
+def _part_of(limit: int | None, fraction: float) -> int:
+    if limit is None:
+        return _NO_LIMIT
+    # An odd fraction such as 0.29 of 100 is a whisker below its whole number in binary.
+    return min(limit, max(1, math.floor(limit * fraction + 1e-9)))

@@ -34,12 +34,20 @@ class NotFound(Rejected):
         super().__init__("vendor_not_found", "The vendor has no record at this address (HTTP 404).")
 
 
+class RateLimited(Transient):
+    """The vendor answered HTTP 429: its call limit is reached for `retry_after_s` seconds."""
+
+
 class _Unavailable(Transient):
     """A failure that another try within the same call may well cure."""
 
 
 class VendorHttp:
-    """The HTTP of one connection to one vendor; it remembers how often in a row the vendor refused for its limit."""
+    """The HTTP of one connection to one vendor; it remembers how often in a row the vendor refused for its limit.
+
+    A 429 that asks for at most `longest_refusal_s` is tried again within the same call, up to `tries` times. That is
+    for a budget that waits (vendorkit/waiting), since the 429 has closed it; by default no 429 is tried again.
+    """
 
     def __init__(
         self,
@@ -50,12 +58,15 @@ class VendorHttp:
         max_response_bytes: int = 16 * 1024 * 1024,
         tries: int = 3,
         retry_base_s: float = 0.5,
+        longest_refusal_s: float = 0.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._session = session
         self._budget = budget
         self._timeout_s = timeout_s
         self._max_response_bytes = max_response_bytes
+        self._tries = tries
+        self._longest_refusal_s = longest_refusal_s
         self._now = now
         self._refusals_in_a_row = 0
         retrying = backoff.on_exception(
@@ -68,9 +79,16 @@ class VendorHttp:
     ) -> Any:
         """GET `url` and parse its answer, whatever its Content-Type says.
 
-        Raises Transient (limit reached here or at the vendor, no connection, timeout, 5xx, HTML or other non-JSON),
-        NotFound, Rejected (other 4xx, an answer too large) or Misconfigured (401, 403, moved for good).
+        Raises Transient (BudgetSpent: limit reached here, RateLimited: at the vendor, no connection, timeout, 5xx, HTML
+        or other non-JSON), NotFound, Rejected (other 4xx, an answer too large) or Misconfigured (401, 403, moved for
+        good).
         """
+        for _ in range(self._tries - 1):
+            try:
+                return await self._get_with_retries(url, params, headers, purpose)
+            except RateLimited as refusal:
+                if refusal.retry_after_s is None or refusal.retry_after_s > self._longest_refusal_s:
+                    raise
         return await self._get_with_retries(url, params, headers, purpose)
 
     async def _get_once(self, url: str, params: Mapping[str, str], headers: Mapping[str, str], purpose: Purpose) -> Any:
@@ -112,14 +130,14 @@ class VendorHttp:
                 raise Rejected("response_too_large", f"The answer is larger than {self._max_response_bytes} bytes.")
         return bytes(body)
 
-    async def _refused(self, headers: Mapping[str, str]) -> Transient:
+    async def _refused(self, headers: Mapping[str, str]) -> RateLimited:
         """Close the budget for as long as the vendor says or, where it says nothing, for a growing wait."""
         step = min(self._refusals_in_a_row, len(_WAITS_WITHOUT_RETRY_AFTER_S) - 1)
         self._refusals_in_a_row += 1
         stated_s = _retry_after_s(headers, self._now())
         wait_s = _WAITS_WITHOUT_RETRY_AFTER_S[step] if stated_s is None else stated_s
         await self._budget.refused(wait_s)
-        return Transient("The vendor's call limit is reached (HTTP 429).", retry_after_s=wait_s)
+        return RateLimited("The vendor's call limit is reached (HTTP 429).", retry_after_s=wait_s)
 
 
 def _retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:

@@ -5,7 +5,8 @@
 SELECT pg_advisory_xact_lock(hashtextextended('eventsync:budget:' || $1, 0));
 
 -- name: find_places
--- A window of n calls has a place as soon as the n-th latest call has left it, so only that call matters.
+-- A window of n calls has a place as soon as the n-th latest call has left it, so only that call matters. For the minute
+-- and the day, n is the asking purpose's ceiling ($4, $5): all purposes' calls count, and what is above it is others'.
 -- A call ends at its answer or, without one, when it must have timed out ($2, seconds after it was reserved).
 WITH recent AS MATERIALIZED (
     SELECT purpose, coalesce(finished_at, reserved_at + make_interval(secs => $2)) AS ended_at
