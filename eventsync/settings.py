@@ -34,6 +34,13 @@ def _amqp_url(url: SecretStr | None) -> SecretStr | None:
     return _with_scheme(url, ("amqp://", "amqps://"))
 
 
+def _cron_secret(secret: SecretStr | None) -> SecretStr | None:
+    text = "" if secret is None else secret.get_secret_value().strip()  # a file's last newline does not belong to it
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("must be printable ASCII, as `openssl rand -base64 32` makes it: it is sent in a header")
+    return SecretStr(text) if text else None
+
+
 def _with_scheme(url: SecretStr | None, schemes: tuple[str, ...]) -> SecretStr | None:
     if url is not None and not url.get_secret_value().startswith(schemes):
         raise ValueError(f"must begin with {' or '.join(schemes)}")
@@ -59,6 +66,9 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[str, NoDecode, AfterValidator(_networks)] = ""
     raw_retention_days: int = Field(default=30, ge=1)
     history_retention_days: int = Field(default=400, ge=1)
+    cron_secret: Annotated[SecretStr | None, AfterValidator(_cron_secret)] = Field(
+        default=None, validation_alias="CRON_SECRET"
+    )
 
     @property
     def trusted_networks(self) -> tuple[str, ...]:
@@ -72,7 +82,13 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problems = [
-            f"EVENTSYNC_{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            f"{_variable(problem['loc'])}: {problem['msg']}"
             for problem in error.errors(include_input=False, include_url=False)
         ]
         raise Misconfigured("the settings need mending:\n  " + "\n  ".join(problems)) from None
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """Name the variable where a problem is; those of other systems, which are honoured, stand without our prefix."""
+    name = "_".join(str(part) for part in location)
+    return name if name.isupper() else f"EVENTSYNC_{name.upper()}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -15,9 +17,18 @@ def json_answer(body: object, *, status: int = 200, headers: dict[str, str] | No
 
 
 def error_answer(
-    status: int, code: str, message: str, now: datetime, *, retry_after_s: float | None = None
+    status: int,
+    code: str,
+    message: str,
+    now: datetime,
+    *,
+    retry_after_s: float | None = None,
+    members: Mapping[str, str] = MappingProxyType({}),
 ) -> web.Response:
-    """Answer an error as every client of ours knows it; `message` says what to do and quotes nothing of the request."""
+    """Answer an error as every client of ours knows it; `message` says what to do and quotes nothing of the request.
+
+    `members` stand in the object beside those that every error has.
+    """
     retry_after = None if retry_after_s is None else max(1, round(retry_after_s))
     body: dict[str, Any] = {
         "success": False,
@@ -29,6 +40,7 @@ def error_answer(
             "error_code": code.upper(),
         },
         "timestamp": now,
+        **members,
     }
     headers = None if retry_after is None else {"Retry-After": str(retry_after)}
     return json_answer(body, status=status, headers=headers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -16,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from eventsync.domain.clock import Clock
 from eventsync.domain.errors import Transient
-from eventsync.web.api_calls import Call, Endpoint
+from eventsync.web.api_calls import Answer, Body, Call, Endpoint
 from eventsync.web.api_errors import ApiError, answer_of
 from eventsync.web.auth import Authenticator, Caller
 from eventsync.web.openapi import describe
@@ -36,6 +37,7 @@ class Api:
         self._clock = clock
         own = Endpoint("GET", "/api/openapi.json", self._described, dict, "This description (OpenAPI 3.1)")
         self.endpoints = (*endpoints, own)
+        self._cron_routes = frozenset((each.method, each.path) for each in self.endpoints if each.takes_cron_secret)
         self._description = describe(self.endpoints)
 
     def add_routes(self, app: web.Application) -> None:
@@ -51,7 +53,9 @@ class Api:
         return await self._answered(self._authenticated(request, handler))
 
     async def _authenticated(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        request[CALLER] = await self._authenticator.caller(request.headers)
+        request[CALLER] = await self._authenticator.caller(
+            request.headers, takes_cron_secret=(request.method, _route_of(request)) in self._cron_routes
+        )
         return await handler(request)
 
     def _handler(self, endpoint: Endpoint) -> _Handler:
@@ -75,12 +79,13 @@ class Api:
         arguments = endpoint.read(request.match_info, request.query)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                await _require_no_body(request)
-                answer = await endpoint.handle(Call(caller, arguments))
+                sent = await _read_body(request, endpoint.body)
+                answer = await endpoint.handle(Call(caller, arguments, sent))
         except TimeoutError:
             raise Transient(f"no answer within {_TIMEOUT_S:g} s") from None
-        body = orjson.dumps(answer, default=_json_value, option=orjson.OPT_UTC_Z)
-        return web.Response(body=body, content_type="application/json")
+        answer = answer if isinstance(answer, Answer) else Answer(200, answer)
+        body = orjson.dumps(answer.body, default=_json_value, option=orjson.OPT_UTC_Z)
+        return web.Response(status=answer.status, body=body, content_type="application/json")
 
     async def _described(self, _call: Call) -> object:
         return self._description
@@ -88,19 +93,41 @@ class Api:
 
 def _is_guarded(request: web.Request) -> bool:
     """Judge by the route that will answer, not by how its path is written."""
-    resource = request.match_info.route.resource
-    path = request.path if resource is None else resource.canonical
+    path = request.path if (route := _route_of(request)) is None else route
     return path.startswith(_PREFIX) and not path.startswith(_WEBHOOKS)
 
 
-async def _require_no_body(request: web.Request) -> None:
-    """Refuse what would be ignored: a `dry_run` that is sent in a body must not be taken for a real run."""
+def _route_of(request: web.Request) -> str | None:
+    resource = request.match_info.route.resource
+    return None if resource is None else resource.canonical
+
+
+async def _read_body(request: web.Request, wanted: Body | None) -> Any:
+    """Read what was sent along; refuse what would be ignored.
+
+    A `dry_run` that is sent in a body must not be taken for a real run.
+    """
     try:
-        body = await request.read()
+        body = (await request.read()).strip()
     except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
         raise ApiError(400, "body_incomplete", "the connection ended in the middle of the body") from None
-    if body.strip() not in (b"", b"{}"):
+    if wanted is not None:
+        return _understood(body or b"{}", wanted)
+    if body not in (b"", b"{}"):
         raise ApiError(400, "unexpected_body", "this takes no body: parameters stand in the query, as ?dry_run=true")
+    return None
+
+
+def _understood(body: bytes, wanted: Body) -> Any:
+    try:
+        given = orjson.loads(body)
+        if not isinstance(given, dict):
+            raise ApiError(400, "invalid_body", "the body is not a JSON object, which /api/openapi.json describes")
+        return wanted.read(given)
+    except orjson.JSONDecodeError:  # a ValueError whose text would quote the body
+        raise ApiError(400, "invalid_body", "the body is not JSON in UTF-8: see /api/openapi.json") from None
+    except ValueError as error:
+        raise ApiError(400, "invalid_body", f"the body is not as expected: {error}") from None
 
 
 def _json_value(value: object) -> str:

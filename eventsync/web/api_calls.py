@@ -33,19 +33,45 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """A JSON object that may be sent along; none is read as an empty one.
+
+    `read` turns it into a value and raises ValueError that says what was expected, without quoting. `schema` is its
+    JSON schema, with examples.
+    """
+
+    description: str
+    read: Callable[[Mapping[str, Any]], Any]
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """A call whose parameters were read: `arguments` holds every parameter of its endpoint, given or not."""
+    """A call that was read: `arguments` holds every parameter of its endpoint, given or not; `body` what it read."""
 
     caller: Caller
     arguments: Mapping[str, Any] = field(repr=False)
+    body: Any = field(default=None, repr=False)
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call is answered where its status is not 200."""
+
+    status: int
+    body: object
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint. `handle` answers an `answers` (a dataclass, or `dict` for JSON of its own shape)."""
+    """One endpoint. `handle` answers an `answers` (a dataclass, or `dict` for JSON of its own shape).
+
+    `also_answers` are the types of its other answers that are no errors, by status: given as `Answer`. Where
+    `takes_cron_secret`, whoever knows CRON_SECRET calls it as an admin.
+    """
 
     method: str
     path: str
@@ -55,6 +81,9 @@ class Endpoint:
     parameters: tuple[Parameter, ...] = ()
     roles: frozenset[Role] = EVERY_ROLE
     errors: Mapping[int, str] = field(default_factory=dict)
+    body: Body | None = None
+    also_answers: Mapping[int, type] = field(default_factory=dict)
+    takes_cron_secret: bool = False
 
     def read(self, path: Mapping[str, str], query: MultiMapping[str]) -> dict[str, Any]:
         """Read the parameters.

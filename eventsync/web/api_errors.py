@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 
 import structlog
 from aiohttp import web
@@ -17,20 +19,34 @@ _log = structlog.get_logger(__name__)
 
 
 class ApiError(Exception):
-    """A call that is answered with an error. `message` says what to do and quotes nothing of the request."""
+    """A call that is answered with an error. `message` says what to do and quotes nothing of the request.
 
-    def __init__(self, status: int, code: str, message: str, *, retry_after_s: float | None = None) -> None:
+    `members` are what the error's object holds beside those that every error has.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        members: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.retry_after_s = retry_after_s
+        self.members = members
 
 
 def answer_of(error: Exception, clock: Clock) -> web.Response:
     """Answer an error. The texts of those that nobody raised on purpose are kept back: they could quote a row."""
     told = _told(error)
-    answer = error_answer(told.status, told.code, told.message, clock(), retry_after_s=told.retry_after_s)
+    answer = error_answer(
+        told.status, told.code, told.message, clock(), retry_after_s=told.retry_after_s, members=told.members
+    )
     if told.status == HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, web.HTTPMethodNotAllowed):

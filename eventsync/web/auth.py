@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
@@ -16,6 +17,7 @@ from eventsync.postgres.tenants import Organization, Organizations
 from eventsync.web.api_errors import ApiError
 
 ORGANIZATION_HEADER = "X-Organization-ID"
+_CRON = Principal("cron", Role.ADMIN, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,30 +44,50 @@ class Caller:
 
 
 class Authenticator:
-    """Turns a request's headers into its caller."""
+    """Turns a request's headers into its caller. `cron_secret_hash` of None: nobody calls by CRON_SECRET."""
 
-    def __init__(self, tokens: ApiTokens, organizations: Organizations, clock: Clock) -> None:
+    def __init__(
+        self,
+        tokens: ApiTokens,
+        organizations: Organizations,
+        clock: Clock,
+        *,
+        cron_secret_hash: bytes | None = None,
+    ) -> None:
         self._tokens = tokens
         self._organizations = organizations
         self._clock = clock
+        self._cron_secret_hash = cron_secret_hash
 
-    async def caller(self, headers: CIMultiDictProxy[str]) -> Caller:
-        """Tell who calls.
+    async def caller(self, headers: CIMultiDictProxy[str], *, takes_cron_secret: bool = False) -> Caller:
+        """Tell who calls; by CRON_SECRET only where the endpoint `takes_cron_secret`.
 
         Raises ApiError: 401 for no token or one that is nobody's, 403 for an organization that the token is not bound
         to, 404 for one that an admin names and that is not there.
         """
-        principal = await self._tokens.authenticate(hash_token(_bearer_token(headers)), self._clock())
-        if principal is None:
-            raise ApiError(401, "invalid_token", "this token is unknown or was revoked: see `eventsync tokens add`")
+        principal = await self._principal(hash_token(_bearer_token(headers)), takes_cron_secret=takes_cron_secret)
         named = headers.getall(ORGANIZATION_HEADER, [])
         if len(named) > 1:
             raise ApiError(400, "several_organizations", f"send one {ORGANIZATION_HEADER} header, not several")
         if not named:
             return Caller(principal, principal.organization_id)
-        return Caller(principal, await self._organization(principal, named[0].strip()))
+        return Caller(principal, await self.organization(principal, named[0].strip()))
 
-    async def _organization(self, principal: Principal, reference: str) -> OrganizationId:
+    async def _principal(self, token_hash: bytes, *, takes_cron_secret: bool) -> Principal:
+        if takes_cron_secret and self._is_cron_secret(token_hash):
+            return _CRON
+        principal = await self._tokens.authenticate(token_hash, self._clock())
+        if principal is None:
+            advice = "see `eventsync tokens add`" + (", or send CRON_SECRET" if takes_cron_secret else "")
+            raise ApiError(401, "invalid_token", f"this token is unknown or was revoked: {advice}")
+        return principal
+
+    def _is_cron_secret(self, token_hash: bytes) -> bool:
+        """Compare in constant time."""
+        return self._cron_secret_hash is not None and hmac.compare_digest(token_hash, self._cron_secret_hash)
+
+    async def organization(self, principal: Principal, reference: str) -> OrganizationId:
+        """Find the organization that is named, by a header or a path. Raises ApiError as `caller` does."""
         if principal.organization_id is None:
             return await self._any_organization(reference)
         own = await self._organizations.find(str(principal.organization_id))

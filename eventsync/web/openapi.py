@@ -14,7 +14,7 @@ from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from eventsync import __version__
-from eventsync.web.api_calls import Endpoint, Parameter
+from eventsync.web.api_calls import Body, Endpoint, Parameter
 from eventsync.web.auth import ORGANIZATION_HEADER
 
 _Json = dict[str, Any]
@@ -48,6 +48,11 @@ _ERROR: _Json = {
             },
         },
         "timestamp": {"type": "string", "format": "date-time"},
+        "syncLogId": {
+            "type": "string",
+            "format": "uuid",
+            "description": "The sync, where one was asked for and failed.",
+        },
     },
 }
 _ORGANIZATION: _Json = {
@@ -56,6 +61,10 @@ _ORGANIZATION: _Json = {
     "required": False,
     "description": "The organization that is meant (its UUID or external id): any for an admin, otherwise the token's.",
     "schema": {"type": "string"},
+}
+_MEANINGS: Mapping[int, str] = {
+    200: "Done.",
+    202: "It goes on beyond this answer, which says where to ask how far it is.",
 }
 _COMMON_ERRORS: Mapping[int, str] = {
     400: "The request is wrong; the message says what.",
@@ -92,16 +101,18 @@ def describe(endpoints: Iterable[Endpoint]) -> _Json:
 
 
 def _operation(endpoint: Endpoint, schemas: dict[str, _Json]) -> _Json:
-    good = {"description": "Done.", "content": {"application/json": {"schema": _schema(endpoint.answers, schemas)}}}
+    good = {200: endpoint.answers, **endpoint.also_answers}
     roles = ", ".join(sorted(role.value for role in endpoint.roles))
-    return {
+    secret = " CRON_SECRET as bearer token will do as well." if endpoint.takes_cron_secret else ""
+    body = {} if endpoint.body is None else {"requestBody": _request_body(endpoint.body)}
+    return body | {
         "summary": endpoint.summary,
-        "description": f"{inspect.getdoc(endpoint.handle) or endpoint.summary} Roles: {roles}.",
+        "description": f"{inspect.getdoc(endpoint.handle) or endpoint.summary} Roles: {roles}.{secret}",
         "parameters": [
             {"$ref": "#/components/parameters/organization"},
             *map(_parameter, endpoint.parameters),
         ],
-        "responses": {"200": good} | _errors({**_COMMON_ERRORS, **endpoint.errors}),
+        "responses": _answers(good, schemas) | _errors({**_COMMON_ERRORS, **endpoint.errors}),
     }
 
 
@@ -112,6 +123,24 @@ def _parameter(parameter: Parameter) -> _Json:
         "required": parameter.in_path,
         "description": parameter.description,
         "schema": dict(parameter.schema),
+    }
+
+
+def _request_body(body: Body) -> _Json:
+    return {
+        "required": False,
+        "description": body.description,
+        "content": {"application/json": {"schema": dict(body.schema)}},
+    }
+
+
+def _answers(answers: Mapping[int, type], schemas: dict[str, _Json]) -> _Json:
+    return {
+        str(status): {
+            "description": _MEANINGS[status],
+            "content": {"application/json": {"schema": _schema(answers[status], schemas)}},
+        }
+        for status in sorted(answers)
     }
 
 
