@@ -27,6 +27,13 @@ class Arguments:
             raise BadArgumentError(f"{name} must be a whole number")
         return value
 
+    def past_ms(self, name: str, now_ms: int) -> int:
+        """A time in Unix milliseconds that is not to come, `now_ms` when absent."""
+        value = self.whole(name)
+        if value is not None and value > now_ms:
+            raise BadArgumentError(f"{name} must not lie ahead of the sandbox's time, {now_ms}")
+        return now_ms if value is None else value
+
     def number(self, name: str) -> float | None:
         """A number, or None when absent."""
         value = self._get(name)

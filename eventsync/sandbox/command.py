@@ -56,8 +56,8 @@ Examples:
               help="Actions per second; 0 leaves the practice quiet.")  # fmt: skip
 @click.option("--silent-share", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True,
               help="Share of the actions that send no webhook.")  # fmt: skip
-@click.option("--speed", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
-              help="How fast the sandbox's clock runs.")  # fmt: skip
+@click.option("--speed", type=click.FloatRange(0), default=1.0, show_default=True,
+              help="How fast the sandbox's clock runs; 0: it stands until its control API moves it.")  # fmt: skip
 @click.option("--faults", type=_FaultsType(), default=Faults(),
               help="For example drop=0.03,duplicate=0.2,delay=0.05,reorder=0.2,api_error=0.01.")  # fmt: skip
 @click.option("--quota-per-minute", type=click.IntRange(0), default=10, show_default=True, help="0: none.")

@@ -3,51 +3,20 @@
 All answers are JSON; a request that cannot be done gets 400 (badly put) or 409 (not now) with `{"error": …}`.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Any
 
-import orjson
 from aiohttp import web
 
 from eventsync.sandbox.arguments import Arguments
-from eventsync.sandbox.errors import BadArgumentError, NotPossibleError
+from eventsync.sandbox.control_script import ScriptControl
+from eventsync.sandbox.control_wire import json_answer, json_lines, read_arguments, say_what_is_wrong
+from eventsync.sandbox.errors import BadArgumentError
 from eventsync.sandbox.quota import QuotaLimits, QuotaWindow
 from eventsync.sandbox.sandbox import Sandbox
 from eventsync.sandbox.traffic import TrafficMix
-from eventsync.sandbox.vendor import Fact
 
 PREFIX = "/_sandbox"
 _DEFAULT_TIMEOUT_S = 120.0
-_LINES_PER_CHUNK = 200
-_JSON_LINES = "application/x-ndjson"
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def _json(value: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
-
-
-async def _arguments(request: web.Request) -> Arguments:
-    content = await request.read()
-    try:
-        value = orjson.loads(content) if content.strip() else {}
-    except orjson.JSONDecodeError as error:
-        raise BadArgumentError("the body must be JSON") from error
-    if not isinstance(value, dict):
-        raise BadArgumentError("the body must be a JSON object")
-    return Arguments(value)
-
-
-@web.middleware
-async def _say_what_is_wrong(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except (BadArgumentError, ValueError) as error:
-        return _json({"error": str(error)}, 400)
-    except NotPossibleError as error:
-        return _json({"error": str(error)}, 409)
 
 
 def _mix(arguments: Arguments) -> TrafficMix:
@@ -71,7 +40,7 @@ class ControlApi:
 
     def application(self) -> web.Application:
         """The application to mount under the prefix."""
-        app = web.Application(middlewares=[_say_what_is_wrong])
+        app = web.Application(middlewares=[say_what_is_wrong])
         app.router.add_get("/truth", self.truth)
         app.router.add_get("/stats", self.stats)
         app.router.add_post("/webhook-targets", self.webhook_targets)
@@ -81,6 +50,10 @@ class ControlApi:
         app.router.add_post("/burst", self.burst)
         app.router.add_post("/actions", self.actions)
         app.router.add_post("/quiesce", self.quiesce)
+        app.router.add_post("/clock", self.clock)
+        app.router.add_get("/ledger", self.ledger)
+        app.router.add_post("/ledger", self.clear_ledger)
+        ScriptControl(self._sandbox).add_routes(app)
         return app
 
     async def truth(self, request: web.Request) -> web.StreamResponse:
@@ -90,17 +63,7 @@ class ControlApi:
         if kind is not None and kind not in known:
             raise BadArgumentError(f"kind must be one of {', '.join(known)}")
         facts = self._sandbox.truth(kind)
-        response = web.StreamResponse(headers={"Content-Type": _JSON_LINES})
-        await response.prepare(request)
-        chunk: list[bytes] = []
-        for fact in facts:
-            chunk.append(_line(fact))
-            if len(chunk) == _LINES_PER_CHUNK:
-                await response.write(b"".join(chunk))
-                chunk.clear()
-        await response.write(b"".join(chunk))
-        await response.write_eof()
-        return response
+        return await json_lines(request, ({"kind": x.kind, "deleted": x.deleted, "data": x.data} for x in facts))
 
     async def stats(self, _request: web.Request) -> web.Response:
         """Counts, sizes, the time, and what is set."""
@@ -115,29 +78,29 @@ class ControlApi:
             "quota": asdict(sandbox.gate.quota.limits),
             "webhook_kinds_with_target": sorted(sandbox.sender.targets),
         }
-        return _json(value)
+        return json_answer(value)
 
     async def webhook_targets(self, request: web.Request) -> web.Response:
         """`{kind: url}`: replaces all targets."""
-        arguments = await _arguments(request)
+        arguments = await read_arguments(request)
         kinds = self._sandbox.vendor.webhook_kinds
         targets = {kind: url for kind in kinds if (url := arguments.text(kind)) is not None}
         arguments.finish()
         self._sandbox.set_targets(targets)
-        return _json({"webhook_kinds_with_target": sorted(targets)})
+        return json_answer({"webhook_kinds_with_target": sorted(targets)})
 
     async def faults(self, request: web.Request) -> web.Response:
         """`{name: number}` changes these, the others stay; `{"reset": true}` first forgets all."""
-        arguments = await _arguments(request)
+        arguments = await read_arguments(request)
         start = type(self._sandbox.faults)() if arguments.flag("reset") else self._sandbox.faults
         values = {name: arguments.number(name) for name in asdict(start)}
         arguments.finish()
         self._sandbox.set_faults(start.changed({name: value for name, value in values.items() if value is not None}))
-        return _json(asdict(self._sandbox.faults))
+        return json_answer(asdict(self._sandbox.faults))
 
     async def quota(self, request: web.Request) -> web.Response:
         """`{per_minute, per_day, window, retry_after}`; 0 or less means no limit, what is left out its default."""
-        arguments = await _arguments(request)
+        arguments = await read_arguments(request)
         default = QuotaLimits()
         minute, day = arguments.whole("per_minute"), arguments.whole("per_day")
         window = arguments.choice("window", tuple(QuotaWindow))
@@ -150,11 +113,11 @@ class ControlApi:
             retry_after=default.retry_after if retry_after is None else retry_after,
         )
         self._sandbox.set_quota(limits)
-        return _json(asdict(limits))
+        return json_answer(asdict(limits))
 
     async def traffic(self, request: web.Request) -> web.Response:
         """`{rate_per_s, silent_share, weights, kinds}` starts anew; `rate_per_s` 0 stops."""
-        arguments = await _arguments(request)
+        arguments = await read_arguments(request)
         rate_per_s = arguments.number("rate_per_s")
         mix = _mix(arguments)
         arguments.finish()
@@ -164,14 +127,14 @@ class ControlApi:
             await self._sandbox.stop_traffic()
         else:
             await self._sandbox.start_traffic(rate_per_s, mix)
-        return _json({"traffic_runs": self._sandbox.traffic_runs})
+        return json_answer({"traffic_runs": self._sandbox.traffic_runs})
 
     async def burst(self, request: web.Request) -> web.Response:
         """`{webhooks, silent_share, weights, kinds, timeout_s}`; answers when all copies are done with.
 
         A burst has no silent edits unless they are asked for.
         """
-        arguments = await _arguments(request)
+        arguments = await read_arguments(request)
         webhooks = arguments.whole("webhooks")
         silent_share = arguments.number("silent_share") or 0.0
         mix = _mix(arguments)
@@ -181,32 +144,62 @@ class ControlApi:
             raise BadArgumentError("webhooks is needed: how many to fire")
         mix = TrafficMix(silent_share=silent_share, weights=mix.weights, kinds=mix.kinds)
         result = await self._sandbox.burst(webhooks, mix, timeout_s)
-        return _json(asdict(result) | {"stats": self._sandbox.stats.as_json()})
+        return json_answer(asdict(result) | {"stats": self._sandbox.stats.as_json()})
 
     async def actions(self, request: web.Request) -> web.Response:
-        """`{action, …its arguments}`: one action now; what is left out is left to chance."""
-        body = await _arguments(request)
-        name = body.text("action")
+        """`{action, …its arguments}`: one action now; what is left out is left to chance.
+
+        With `lost` true its webhooks are lost on the way.
+        """
+        body = await read_arguments(request)
+        name, is_lost = body.text("action"), body.flag("lost") is True
         if name is None:
             raise BadArgumentError(f"action is needed: one of {', '.join(self._sandbox.vendor.actions)}")
-        effect = self._sandbox.traffic.act(name, body)
-        return _json({"record_id": effect.record_id, "webhooks": [hook.event for hook in effect.webhooks]})
+        effect = self._sandbox.traffic.act(name, body, is_lost=is_lost)
+        return json_answer(
+            {
+                "record_id": effect.record_id,
+                "record_ids": effect.record_ids or (effect.record_id,),
+                "webhooks": [hook.event for hook in effect.webhooks],
+            }
+        )
 
     async def quiesce(self, request: web.Request) -> web.Response:
         """`{timeout_s}`: stop traffic, answer when nothing is on its way (`idle` false: it took too long)."""
-        arguments = await _arguments(request)
+        arguments = await read_arguments(request)
         timeout_s = arguments.number("timeout_s") or _DEFAULT_TIMEOUT_S
         arguments.finish()
         idle = await self._sandbox.quiesce(timeout_s)
-        return _json({"idle": idle, "unanswered": self._sandbox.sender.unanswered})
+        return json_answer({"idle": idle, "unanswered": self._sandbox.sender.unanswered})
+
+    async def clock(self, request: web.Request) -> web.Response:
+        """`{advance_ms}` lets so much time pass at once; without it, only tells the time."""
+        arguments = await read_arguments(request)
+        advance_ms = arguments.whole("advance_ms")
+        arguments.finish()
+        self._sandbox.clock.advance(advance_ms or 0)
+        return json_answer({"now_ms": self._sandbox.clock.now_ms(), "speed": self._sandbox.clock.speed})
+
+    async def ledger(self, request: web.Request) -> web.StreamResponse:
+        """JSON lines, one change of one record each, as LedgerEntry tells them; `?since=` a number, `?kind=`."""
+        since, kind = request.query.get("since", "0"), request.query.get("kind")
+        known = self._sandbox.vendor.truth_kinds
+        if not since.isdecimal() or (kind is not None and kind not in known):
+            raise BadArgumentError(f"since must be a whole number, and kind one of {', '.join(known)}")
+        entries = self._sandbox.ledger.entries(int(since), kind)
+        return await json_lines(request, (entry.as_json() for entry in entries))
+
+    async def clear_ledger(self, request: web.Request) -> web.Response:
+        """`{clear}` true forgets all changes so far; answers the number of the next one, for `since`."""
+        arguments = await read_arguments(request)
+        clear = arguments.flag("clear")
+        arguments.finish()
+        if clear:
+            self._sandbox.ledger.clear()
+        return json_answer({"next": self._sandbox.ledger.mark()})
 
 
 def _limit(value: int | None, default: int | None) -> int | None:
     if value is None:
         return default
     return value if value > 0 else None
-
-
-def _line(fact: Fact) -> bytes:
-    value = {"kind": fact.kind, "deleted": fact.deleted, "data": fact.data}
-    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)

@@ -7,16 +7,20 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import aiohttp
 
+from eventsync.sandbox.fate import CONNECTION, TIMEOUT, UNTARGETED, Delivery
 from eventsync.sandbox.faults import Copy, Faults, plan_copies
 from eventsync.sandbox.signing import Signing
 from eventsync.sandbox.stats import Stats
 from eventsync.sandbox.vendor import Webhook
+
+_Sending: TypeAlias = tuple[Webhook, Delivery]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +52,9 @@ class WebhookSender:
         self._stats = stats
         self._signing = signing
         self._limits = limits or SenderLimits()
-        self._ready: asyncio.Queue[Webhook] = asyncio.Queue()
-        self._held: list[tuple[int, int, Webhook]] = []  # heap: goes out after this many webhooks
-        self._delayed: list[tuple[float, int, Webhook]] = []  # heap: goes out at this loop time
+        self._ready: asyncio.Queue[_Sending] = asyncio.Queue()
+        self._held: list[tuple[int, int, _Sending]] = []  # heap: goes out after this many webhooks
+        self._delayed: list[tuple[float, int, _Sending]] = []  # heap: goes out at this loop time
         self._taken = 0
         self._tie_break = itertools.count()
         self._hold_until_s = 0.0
@@ -106,23 +110,35 @@ class WebhookSender:
         if self._background.done() and not self._background.cancelled():
             self._background.result()
 
-    def take(self, webhook: Webhook) -> None:
-        """Plan one webhook's copies by the faults and queue them; a dropped one is only counted."""
+    def take(self, webhook: Webhook, *, is_lost: bool = False) -> Delivery:
+        """Plan one webhook's copies by the faults and queue them; a dropped (or `is_lost`) one is only counted.
+
+        What is returned tells from then on what becomes of it.
+        """
         self._stats.webhooks[webhook.event] += 1
         copies = plan_copies(self.faults, self._rng)
         self._taken += 1
+        delivery = Delivery()
         if webhook.kind not in self.targets:
             self._stats.untargeted += 1
-        elif not copies:
+        elif is_lost or not copies:
             self._stats.dropped += 1
+            delivery.is_dropped = True
         else:
-            self._stats.duplicated += len(copies) - 1
-            self._stats.delayed += copies[0].delay_s > 0
-            self._stats.reordered += copies[0].overtaken_by > 0
-            for copy in copies:
-                self._queue(webhook, copy)
+            self._send_copies(webhook, copies, delivery)
         self._release_overtaken()
         self._arm()
+        return delivery
+
+    def _send_copies(self, webhook: Webhook, copies: Sequence[Copy], delivery: Delivery) -> None:
+        delivery.copies = len(copies)
+        delivery.is_delayed = copies[0].delay_s > 0
+        delivery.is_overtaken = copies[0].overtaken_by > 0
+        self._stats.duplicated += delivery.copies - 1
+        self._stats.delayed += delivery.is_delayed
+        self._stats.reordered += delivery.is_overtaken
+        for copy in copies:
+            self._queue((webhook, delivery), copy)
 
     async def room(self) -> None:
         """Wait until the backlog is short enough for more."""
@@ -145,17 +161,17 @@ class WebhookSender:
         while self._held:
             self._ready.put_nowait(heapq.heappop(self._held)[2])
 
-    def _queue(self, webhook: Webhook, copy: Copy) -> None:
+    def _queue(self, sending: _Sending, copy: Copy) -> None:
         self._unanswered += 1
         self._idle.clear()
         loop = asyncio.get_running_loop()
         if copy.delay_s > 0:
-            heapq.heappush(self._delayed, (loop.time() + copy.delay_s, next(self._tie_break), webhook))
+            heapq.heappush(self._delayed, (loop.time() + copy.delay_s, next(self._tie_break), sending))
         elif copy.overtaken_by > 0:
-            heapq.heappush(self._held, (self._taken + copy.overtaken_by, next(self._tie_break), webhook))
+            heapq.heappush(self._held, (self._taken + copy.overtaken_by, next(self._tie_break), sending))
             self._hold_until_s = loop.time() + self.faults.reorder_hold_s
         else:
-            self._ready.put_nowait(webhook)
+            self._ready.put_nowait(sending)
         if self._ready.qsize() >= self._limits.backlog:
             self._has_room.clear()
 
@@ -186,10 +202,12 @@ class WebhookSender:
 
     async def _send_for_ever(self, session: aiohttp.ClientSession) -> None:
         while True:
-            webhook = await self._ready.get()
+            webhook, delivery = await self._ready.get()
             if self._ready.qsize() <= self._limits.backlog // 2:
                 self._has_room.set()
-            self._stats.answers[await self._post(session, webhook)] += 1
+            answer = await self._post(session, webhook)
+            self._stats.answers[answer] += 1
+            delivery.answers.append(answer)
             self._unanswered -= 1
             if not self._unanswered:
                 self._idle.set()
@@ -201,13 +219,13 @@ class WebhookSender:
             headers.update(self._signing.headers(webhook.body))
         url = self.targets.get(webhook.kind)
         if url is None:  # the target was taken away meanwhile
-            return "untargeted"
+            return UNTARGETED
         self._stats.sent[webhook.kind] += 1
         try:
             async with session.post(url, data=webhook.body, headers=headers, allow_redirects=False) as answer:
                 await answer.read()
                 return str(answer.status)
         except TimeoutError:
-            return "timeout"
+            return TIMEOUT
         except aiohttp.ClientError:
-            return "connection"
+            return CONNECTION

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eventsync.sandbox.clock import SandboxClock
 from eventsync.sandbox.delivery import SenderLimits
 from eventsync.sandbox.errors import OptionsError
 from eventsync.sandbox.faults import Faults
@@ -20,6 +21,8 @@ class SandboxOptions:
     `webhook_targets`: URL by kind (appointment, intake, note, invoice). `rate_per_s` above 0 starts traffic at once.
     `practice_id` None derives one from the seed. With `state_path` the practice is loaded from there if the file
     exists, saved every `save_every_s` while it changes, and on leaving; size and id then come from the file.
+    `speed` 0 lets the sandbox's time stand until its clock is moved by hand; `clock` is a clock of the caller's own
+    instead of `start_ms` and `speed`. Senders, answers' delays and traffic always live in real time.
     """
 
     vendor: str = "intakeq"
@@ -34,6 +37,7 @@ class SandboxOptions:
     time_zone: str = "America/New_York"
     start_ms: int | None = None  # Unix milliseconds; None: the machine's time
     speed: float = 1.0
+    clock: SandboxClock | None = None
     tie_share: float = 0.0
     float_share: float = 0.1
     faults: Faults = field(default_factory=Faults)
@@ -45,7 +49,10 @@ class SandboxOptions:
     silent_share: float = 0.1
     state_path: Path | None = None
     save_every_s: float = 5.0
+    ledger_limit: int = 100_000  # changes that the ledger keeps
 
     def __post_init__(self) -> None:
-        if self.rate_per_s < 0 or self.speed <= 0 or self.save_every_s <= 0:
-            raise OptionsError("rate_per_s must be at least 0, speed and save_every_s above 0")
+        if self.rate_per_s < 0 or self.speed < 0 or self.save_every_s <= 0 or self.ledger_limit < 1:
+            raise OptionsError("rate_per_s and speed must be at least 0, save_every_s and ledger_limit above 0")
+        if self.clock is not None and self.start_ms is not None:
+            raise OptionsError("give a clock or start_ms, not both: the clock has its own time")

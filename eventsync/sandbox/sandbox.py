@@ -9,10 +9,12 @@ from typing import Any
 from eventsync.sandbox.arguments import Arguments
 from eventsync.sandbox.clock import SandboxClock
 from eventsync.sandbox.delivery import WebhookSender
-from eventsync.sandbox.errors import NotPossibleError, OptionsError
+from eventsync.sandbox.errors import BadArgumentError, NotPossibleError, OptionsError
 from eventsync.sandbox.faults import Faults
 from eventsync.sandbox.gate import ApiGate
+from eventsync.sandbox.ledger import Ledger
 from eventsync.sandbox.quota import Quota, QuotaLimits
+from eventsync.sandbox.script import ApiScript
 from eventsync.sandbox.stats import Stats
 from eventsync.sandbox.traffic import Traffic, TrafficMix
 from eventsync.sandbox.vendor import Effect, Fact, PretendVendor
@@ -29,7 +31,7 @@ class BurstResult:
 
 
 class Sandbox:
-    """The vendor with its clock, sender, gate and traffic; the parts are public for tests in the same process."""
+    """The vendor with its clock, sender, gate, traffic and ledger; all public for tests in the same process."""
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class Sandbox:
         gate: ApiGate,
         traffic: Traffic,
         stats: Stats,
+        ledger: Ledger,
     ) -> None:
         self.vendor = vendor
         self.clock = clock
@@ -47,12 +50,18 @@ class Sandbox:
         self.gate = gate
         self.traffic = traffic
         self.stats = stats
+        self.ledger = ledger
         self._flow: asyncio.Task[None] | None = None
 
     @property
     def faults(self) -> Faults:
         """The faults in force."""
         return self.gate.faults
+
+    @property
+    def script(self) -> ApiScript:
+        """What the next API calls get."""
+        return self.gate.script
 
     @property
     def traffic_runs(self) -> bool:
@@ -68,6 +77,12 @@ class Sandbox:
         """Put another quota in force, with nothing spent yet."""
         self.gate.quota = Quota(limits)
 
+    def set_api_key(self, api_key: str) -> None:
+        """Replace the one key, as generating a new one does: the old one gets 401 at once."""
+        if not api_key:
+            raise BadArgumentError("api_key must not be empty")
+        self.gate.api_key = api_key
+
     def set_targets(self, targets: Mapping[str, str]) -> None:
         """Choose the URL of each webhook kind; kinds not named get none. Raises OptionsError for an unknown kind."""
         check_targets(self.vendor, targets)
@@ -76,6 +91,10 @@ class Sandbox:
     def act(self, name: str, **arguments: Any) -> Effect:
         """Do one action; raises NotPossibleError or BadArgumentError."""
         return self.traffic.act(name, Arguments(arguments))
+
+    def act_unheard(self, name: str, **arguments: Any) -> Effect:
+        """Do one action whose webhooks are lost on the way; raises as `act` does."""
+        return self.traffic.act(name, Arguments(arguments), is_lost=True)
 
     async def start_traffic(self, rate_per_s: float, mix: TrafficMix) -> None:
         """Act at that mean rate from now on, instead of what ran before."""

@@ -17,9 +17,11 @@ from eventsync.sandbox.delivery import WebhookSender
 from eventsync.sandbox.errors import OptionsError, StateError
 from eventsync.sandbox.gate import ApiGate
 from eventsync.sandbox.intakeq.vendor import open_intakeq, reopen_intakeq
+from eventsync.sandbox.ledger import Ledger
 from eventsync.sandbox.options import SandboxOptions
 from eventsync.sandbox.quota import Quota
 from eventsync.sandbox.sandbox import Sandbox, check_targets
+from eventsync.sandbox.script import ApiScript
 from eventsync.sandbox.state import SavedState, encode_state, load_state, save_state
 from eventsync.sandbox.stats import Stats
 from eventsync.sandbox.traffic import Traffic, TrafficMix
@@ -58,9 +60,10 @@ async def serve(options: SandboxOptions) -> AsyncIterator[RunningSandbox]:
 
     Raises OptionsError for options that cannot be, StateError for an unusable state file, OSError for a taken port.
     """
-    vendor, start_ms = _open_vendor(options)
+    clock = options.clock or SandboxClock(_start_ms(options), options.speed)
+    vendor = _open_vendor(options, clock)
     check_targets(vendor, options.webhook_targets)
-    sandbox = _compose(options, vendor, SandboxClock(start_ms, options.speed))
+    sandbox = _compose(options, vendor, clock)
     async with AsyncExitStack() as stack:
         if options.state_path is not None:
             await stack.enter_async_context(_saving(options.state_path, sandbox, options.save_every_s))
@@ -77,23 +80,27 @@ async def serve(options: SandboxOptions) -> AsyncIterator[RunningSandbox]:
         yield _running(options, vendor, sandbox, runner)
 
 
-def _open_vendor(options: SandboxOptions) -> tuple[PretendVendor, int]:
-    """The saved practice or a new one, and the time to begin at: never before the saved one."""
+def _start_ms(options: SandboxOptions) -> int:
+    return int(time.time() * 1000) if options.start_ms is None else options.start_ms
+
+
+def _open_vendor(options: SandboxOptions, clock: SandboxClock) -> PretendVendor:
+    """The saved practice or a new one; the clock is moved on to the saved one's time."""
     opening = _OPENINGS.get(options.vendor)
     if opening is None:
         raise OptionsError(f"unknown vendor {options.vendor!r}; known: {', '.join(VENDORS)}")
-    start_ms = int(time.time() * 1000) if options.start_ms is None else options.start_ms
     saved = None if options.state_path is None else load_state(options.state_path, options.vendor)
     if saved is not None:
+        clock.advance(max(saved.now_ms - clock.now_ms(), 0))
         try:
-            return opening.saved(saved.data), max(start_ms, saved.now_ms)
+            return opening.saved(saved.data)
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"{options.state_path} is damaged; remove it to start anew") from error
-    return opening.new(options, start_ms), start_ms
+    return opening.new(options, clock.now_ms())
 
 
 def _compose(options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock) -> Sandbox:
-    stats = Stats()
+    stats, ledger = Stats(), Ledger(options.ledger_limit)
     sender = WebhookSender(
         targets=options.webhook_targets,
         faults=options.faults,
@@ -104,6 +111,8 @@ def _compose(options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock
     )
     gate = ApiGate(
         header=vendor.auth_header,
+        prefix=vendor.api_prefix,
+        script=ApiScript(vendor.api_routes),
         api_key=options.api_key,
         quota=Quota(options.quota),
         faults=options.faults,
@@ -117,8 +126,9 @@ def _compose(options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock
         clock=clock,
         rng=random.Random(f"{options.seed}:traffic:{vendor.serial}"),
         stats=stats,
+        ledger=ledger,
     )
-    return Sandbox(vendor=vendor, clock=clock, sender=sender, gate=gate, traffic=traffic, stats=stats)
+    return Sandbox(vendor=vendor, clock=clock, sender=sender, gate=gate, traffic=traffic, stats=stats, ledger=ledger)
 
 
 def _application(sandbox: Sandbox) -> web.Application:

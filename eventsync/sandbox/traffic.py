@@ -9,6 +9,7 @@ from eventsync.sandbox.arguments import Arguments
 from eventsync.sandbox.clock import SandboxClock
 from eventsync.sandbox.delivery import WebhookSender
 from eventsync.sandbox.errors import NotPossibleError
+from eventsync.sandbox.ledger import Ledger
 from eventsync.sandbox.stats import Stats
 from eventsync.sandbox.vendor import Action, Effect, PretendVendor
 
@@ -45,23 +46,29 @@ class Traffic:
         clock: SandboxClock,
         rng: random.Random,
         stats: Stats,
+        ledger: Ledger,
     ) -> None:
         self._vendor = vendor
         self._sender = sender
         self._clock = clock
         self._rng = rng
         self._stats = stats
+        self._ledger = ledger
 
-    def act(self, name: str, arguments: Arguments) -> Effect:
-        """Do one action now. Raises NotPossibleError or BadArgumentError, and then nothing has changed."""
+    def act(self, name: str, arguments: Arguments, *, is_lost: bool = False) -> Effect:
+        """Do one action now, its webhooks sent or (`is_lost`) lost.
+
+        Raises NotPossibleError or BadArgumentError, and then nothing has changed.
+        """
         action = self._vendor.actions.get(name)
         if action is None:
             known = ", ".join(self._vendor.actions)
             raise NotPossibleError(f"unknown action {name!r}; known: {known}")
-        effect = action.do(self._clock.now_ms(), arguments)
+        revision, now_ms = self._vendor.revision, self._clock.now_ms()
+        effect = action.do(now_ms, arguments)
         self._stats.actions[name] += 1
-        for webhook in effect.webhooks:
-            self._sender.take(webhook)
+        sent = [(webhook, self._sender.take(webhook, is_lost=is_lost)) for webhook in effect.webhooks]
+        self._ledger.write(name, now_ms, self._vendor.changes_since(revision), sent)
         return effect
 
     def act_by_chance(self, mix: TrafficMix, most_webhooks: int | None = None) -> Effect:

@@ -11,19 +11,37 @@ from eventsync.sandbox.arguments import Arguments
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """One message the vendor owes its subscriber: `kind` chooses the URL, `event` is the vendor's name for it."""
+    """One message the vendor owes its subscriber: `kind` chooses the URL, `event` is the vendor's name for it.
+
+    `record_id` names the record of that kind whose change it announces.
+    """
 
     kind: str
     event: str
     body: bytes
+    record_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What an action did: the record it touched and the webhooks it owes, in order (none for a silent change)."""
+    """What an action did: the record it touched and the webhooks it owes, in order (none for a silent change).
+
+    `record_ids` names all of them where an action touches many.
+    """
 
     record_id: str
     webhooks: tuple[Webhook, ...] = ()
+    record_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordChange:
+    """One record stored anew: the change's number in the vendor's `revision`, and the record's time of change."""
+
+    revision: int
+    kind: str
+    record_id: str
+    modified_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +73,7 @@ class PretendVendor(Protocol):
     name: str
     webhook_kinds: tuple[str, ...]
     truth_kinds: tuple[str, ...]
+    api_routes: tuple[str, ...]  # as they are registered, below the prefix
     api_prefix: str
     auth_header: str
 
@@ -69,6 +88,9 @@ class PretendVendor(Protocol):
     @property
     def revision(self) -> int:
         """Counts every change, so that savers know when there is something to save."""
+
+    def changes_since(self, revision: int) -> Iterable[RecordChange]:
+        """Every change after that revision, in order; raises LookupError when some of them are forgotten."""
 
     @property
     def actions(self) -> Mapping[str, Action]:

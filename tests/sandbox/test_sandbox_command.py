@@ -72,7 +72,7 @@ async def test_the_sandbox_imports_nothing_else_of_eventsync() -> None:
         (["--faults", "dropp=1"], "known: drop"),
         (["--webhook-url", "appointment"], "KIND=URL"),
         (["--webhook-url", "plant=http://127.0.0.1:1/"], "unknown webhook kinds"),
-        (["--speed", "0"], "--speed"),
+        (["--speed", "-1"], "--speed"),
         (["--vendor", "nobody"], "--vendor"),
     ],
 )

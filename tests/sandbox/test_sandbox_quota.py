@@ -60,4 +60,4 @@ def test_a_fast_clock_lets_the_minute_pass_sooner() -> None:
     assert clock.now_ms() == MIDNIGHT_MS
     assert clock.now_ms() == MIDNIGHT_MS + MINUTE_MS
     with pytest.raises(ValueError, match="speed"):
-        SandboxClock(0, speed=0)
+        SandboxClock(0, speed=-1)

@@ -4,18 +4,27 @@ Sources: IntakeQ Appointments API (article 204), Client API (251), Questionnaire
 (385). Authentication, quota and faults come before, in the gate.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from eventsync.sandbox.gate import html_page
 from eventsync.sandbox.intakeq import document_forms as forms
 from eventsync.sandbox.intakeq.appointment_forms import list_form, single_form
-from eventsync.sandbox.intakeq.listing import DELETED_KEPT_MS, ListingCache, Query, between, mentions
+from eventsync.sandbox.intakeq.listing import DELETED_KEPT_MS, Query, between, mentions
 from eventsync.sandbox.intakeq.practice import Practice
-from eventsync.sandbox.intakeq.records import Appointment, Client, Intake, Invoice, Note
+from eventsync.sandbox.intakeq.records import (
+    Appointment,
+    Client,
+    Intake,
+    Invoice,
+    Note,
+    RecordKind,
+)
+from eventsync.sandbox.intakeq.sorted_rows import ListingCache, R, SortedRows, Source
+from eventsync.sandbox.spoiling import html_page
 
 
 def _json(value: Any, status: int = 200) -> web.Response:
@@ -32,64 +41,44 @@ class IntakeQApi:
     def __init__(self, practice: Practice, now_ms: Callable[[], int]) -> None:
         self._practice = practice
         self._now_ms = now_ms
-        self._cache = ListingCache()
+        self._cache = ListingCache(practice.changes.between)
 
     def add_routes(self, app: web.Application) -> None:
         """Register the routes; what is not documented gets an HTML page, as on the real host."""
-        app.router.add_get("/appointments", self.list_appointments)
-        app.router.add_get("/appointments/settings", self.settings)
-        app.router.add_get("/appointments/{id}", self.appointment)
-        app.router.add_get("/clients", self.list_clients)
-        app.router.add_get("/practitioners", self.list_practitioners)
-        app.router.add_get("/questionnaires", self.list_questionnaires)
-        app.router.add_get("/intakes/summary", self.list_intakes)
-        app.router.add_get("/intakes/{id}", self.intake)
-        app.router.add_get("/notes/summary", self.list_notes)
-        app.router.add_get("/notes/{id}", self.note)
-        app.router.add_get("/invoices", self.list_invoices)
-        app.router.add_get("/invoices/{id}", self.invoice)
+        for path, handler in ROUTES.items():
+            app.router.add_get(path, partial(handler, self))
         app.router.add_get("/intakes", _post_only)
         app.router.add_route("*", "/{tail:.*}", _no_such_page)
 
     async def list_appointments(self, request: web.Request) -> web.Response:
         """By appointment date, latest first; deleted ones only with `deletedOnly=true`, for ten days."""
         query = Query(request.query)
-        rows = self._rows("appointments", query, self._appointment_filter, self._appointments(query))
-        return _json([list_form(a, self._practice.zone) for a in query.page_of(rows)])
-
-    def _appointments(self, query: Query) -> Callable[[], list[Appointment]]:
-        def make() -> list[Appointment]:
-            kept: Iterable[Appointment] = self._practice.appointments.values()
-            if query.flag("deletedOnly"):
-                since_ms = self._now_ms() - DELETED_KEPT_MS
-                gone = self._practice.deleted_appointments.values()
-                kept = [a for a in gone if (a.deleted_ms or 0) >= since_ms]
-            return sorted(kept, key=lambda a: (a.start_ms, a.id), reverse=True)
-
-        return make
+        practice = self._practice
+        records = practice.deleted_appointments if query.flag("deletedOnly") else practice.appointments
+        source = Source(RecordKind.APPOINTMENT, records, lambda a: (a.start_ms, a.id))
+        rows = self._rows(query, source, self._appointment_filter(query))
+        return _json([list_form(a, practice.zone) for a in query.page_of(rows, from_last=True)])
 
     def _appointment_filter(self, query: Query) -> Callable[[Appointment], bool]:
+        gone_since_ms = self._now_ms() - DELETED_KEPT_MS
         client, status = query.text("client"), query.text("status")
         email = query.text("practitionerEmail")
         first_ms, last_ms = query.day_ms("startDate"), query.day_ms("endDate", end=True)
         since_ms = query.day_ms("updatedSince")
         return lambda a: (
-            between(a.start_ms, first_ms, last_ms)
+            (a.deleted_ms is None or a.deleted_ms >= gone_since_ms)
+            and between(a.start_ms, first_ms, last_ms)
             and between(a.modified_ms, since_ms, None)
             and (status is None or a.status == status)
             and (email is None or a.practitioner_email == email)
             and mentions(client, a.client_name, a.client_email)
         )
 
-    def _rows(
-        self, name: str, query: Query, make_filter: Callable[[Query], Callable[[Any], bool]], make: Any
-    ) -> list[Any]:
-        fits = make_filter(query)
+    def _rows(self, query: Query, source: Source[R], fits: Callable[[R], bool]) -> Sequence[R]:
         # ten days pass while nothing changes: lists of deleted rows are not kept for long
         fresh = self._now_ms() // 1000 if query.flag("deletedOnly") else 0
-        return self._cache.get(
-            self._practice.revision, (name, query.key(), fresh), lambda: [row for row in make() if fits(row)]
-        )
+        key = (source.kind, query.key(), fresh)
+        return self._cache.get(self._practice.revision, key, lambda: SortedRows(source, fits))
 
     async def appointment(self, request: web.Request) -> web.Response:
         """One appointment with its 49 members; 404 for a deleted one."""
@@ -109,28 +98,20 @@ class IntakeQApi:
     async def list_clients(self, request: web.Request) -> web.Response:
         """By name; `search` is part of a name or e-mail, or a client's number."""
         query = Query(request.query)
-        rows = self._rows("clients", query, self._client_filter, self._clients(query))
+        source = Source(RecordKind.CLIENT, self._practice.clients, lambda c: ((c.name or "").lower(), c.id), int)
+        rows = self._rows(query, source, self._client_filter(query))
         form = forms.client_profile if query.flag("includeProfile") else forms.client_summary
         return _json([form(client) for client in query.page_of(rows)])
 
-    def _clients(self, query: Query) -> Callable[[], list[Client]]:
-        deleted, since_ms = query.flag("deletedOnly"), self._now_ms() - DELETED_KEPT_MS
-
-        def listed(client: Client) -> bool:
-            if client.deleted_ms is None:
-                return not deleted
-            return deleted and client.deleted_ms >= since_ms
-
-        clients = self._practice.clients
-        return lambda: sorted(filter(listed, clients.values()), key=lambda c: (c.name.lower(), c.id))
-
     def _client_filter(self, query: Query) -> Callable[[Client], bool]:
+        deleted, gone_since_ms = query.flag("deletedOnly"), self._now_ms() - DELETED_KEPT_MS
         search, external_id = query.text("search"), query.text("externalClientId")
         created = query.day_ms("dateCreatedStart"), query.day_ms("dateCreatedEnd", end=True)
         updated = query.day_ms("dateUpdatedStart"), query.day_ms("dateUpdatedEnd", end=True)
         number = int(search) if search is not None and search.isdecimal() else None
         return lambda c: (
-            between(c.created_ms, *created)
+            (c.deleted_ms is not None and c.deleted_ms >= gone_since_ms if deleted else c.deleted_ms is None)
+            and between(c.created_ms, *created)
             and between(c.modified_ms, *updated)
             and (external_id is None or c.external_id == external_id)
             and (c.id == number if number is not None else mentions(search, c.name, c.email))
@@ -149,13 +130,11 @@ class IntakeQApi:
     async def list_intakes(self, request: web.Request) -> web.Response:
         """Newest first; only submitted ones unless `all=true`."""
         query = Query(request.query)
-        rows = self._rows("intakes", query, self._intake_filter, self._newest_intakes)
+        source = Source(RecordKind.INTAKE, self._practice.intakes, lambda x: (x.created_ms, x.id))
+        rows = self._rows(query, source, self._intake_filter(query))
         practitioners = self._practice.practitioners
-        page = query.page_of(rows)
+        page = query.page_of(rows, from_last=True)
         return _json([forms.intake_summary(x, practitioners[x.practitioner_id]) for x in page])
-
-    def _newest_intakes(self) -> list[Intake]:
-        return sorted(self._practice.intakes.values(), key=lambda x: (x.created_ms, x.id), reverse=True)
 
     def _intake_filter(self, query: Query) -> Callable[[Intake], bool]:
         client, client_id, unsent = query.text("client"), query.whole("clientId"), query.flag("all")
@@ -180,13 +159,11 @@ class IntakeQApi:
     async def list_notes(self, request: web.Request) -> web.Response:
         """Newest first; `status` 1 locked, 2 unlocked."""
         query = Query(request.query)
-        rows = self._rows("notes", query, self._note_filter, self._newest_notes)
+        source = Source(RecordKind.NOTE, self._practice.notes, lambda x: (x.date_ms, x.id))
+        rows = self._rows(query, source, self._note_filter(query))
         practitioners = self._practice.practitioners
-        page = query.page_of(rows)
+        page = query.page_of(rows, from_last=True)
         return _json([forms.note_summary(x, practitioners[x.practitioner_id]) for x in page])
-
-    def _newest_notes(self) -> list[Note]:
-        return sorted(self._practice.notes.values(), key=lambda x: (x.date_ms, x.id), reverse=True)
 
     def _note_filter(self, query: Query) -> Callable[[Note], bool]:
         client, client_id, status = query.text("client"), query.whole("clientId"), query.whole("status")
@@ -211,11 +188,9 @@ class IntakeQApi:
     async def list_invoices(self, request: web.Request) -> web.Response:
         """Newest first."""
         query = Query(request.query)
-        rows = self._rows("invoices", query, self._invoice_filter, self._newest_invoices)
-        return _json([forms.invoice_form(x) for x in query.page_of(rows)])
-
-    def _newest_invoices(self) -> list[Invoice]:
-        return sorted(self._practice.invoices.values(), key=lambda x: (x.issued_ms, x.id), reverse=True)
+        source = Source(RecordKind.INVOICE, self._practice.invoices, lambda x: (x.issued_ms, x.id))
+        rows = self._rows(query, source, self._invoice_filter(query))
+        return _json([forms.invoice_form(x) for x in query.page_of(rows, from_last=True)])
 
     def _invoice_filter(self, query: Query) -> Callable[[Invoice], bool]:
         client_id, status, number = query.whole("clientId"), query.text("status"), query.whole("number")
@@ -233,6 +208,22 @@ class IntakeQApi:
         """One invoice."""
         found = self._practice.invoices.get(request.match_info["id"])
         return _missing("Invoice") if found is None else _json(forms.invoice_form(found))
+
+
+ROUTES: Mapping[str, Callable[[IntakeQApi, web.Request], Awaitable[web.StreamResponse]]] = {
+    "/appointments": IntakeQApi.list_appointments,
+    "/appointments/settings": IntakeQApi.settings,
+    "/appointments/{id}": IntakeQApi.appointment,
+    "/clients": IntakeQApi.list_clients,
+    "/practitioners": IntakeQApi.list_practitioners,
+    "/questionnaires": IntakeQApi.list_questionnaires,
+    "/intakes/summary": IntakeQApi.list_intakes,
+    "/intakes/{id}": IntakeQApi.intake,
+    "/notes/summary": IntakeQApi.list_notes,
+    "/notes/{id}": IntakeQApi.note,
+    "/invoices": IntakeQApi.list_invoices,
+    "/invoices/{id}": IntakeQApi.invoice,
+}
 
 
 async def _no_such_page(_request: web.Request) -> web.Response:

@@ -10,10 +10,18 @@ from typing import Any
 
 from eventsync.sandbox.arguments import Arguments
 from eventsync.sandbox.errors import NotPossibleError
-from eventsync.sandbox.intakeq.booking import DAY_MS, Booking, choose_booking, new_appointment, slot_ms
+from eventsync.sandbox.intakeq.appointment_edits import EDITS
+from eventsync.sandbox.intakeq.booking import (
+    DAY_MS,
+    Booking,
+    choose_booking,
+    client_copies,
+    new_appointment,
+    slot_ms,
+)
 from eventsync.sandbox.intakeq.pool import Pool
 from eventsync.sandbox.intakeq.practice import Practice
-from eventsync.sandbox.intakeq.records import OPEN_STATUSES, Appointment, AppointmentStatus, Client
+from eventsync.sandbox.intakeq.records import OPEN_STATUSES, Appointment, AppointmentStatus
 from eventsync.sandbox.intakeq.webhooks import appointment_webhook
 from eventsync.sandbox.vendor import Effect, Webhook
 
@@ -30,11 +38,16 @@ class AppointmentDesk:
         self._rng = practice.rng
 
     def book(self, now_ms: int, args: Arguments) -> Effect:
-        """`by` staff|client, `client_id`, `practitioner_id`, `service_id`, `location_id`, `start_ms`."""
+        """`by` staff|client, `client_id`, `practitioner_id`, `service_id`, `location_id`, `start_ms`.
+
+        With `without_client` true it is an appointment of nobody: ClientId and all of a client's details are null.
+        """
         by_client = self._by_client(args, 0.35)
         booking = self._booking(now_ms, args, by_client=by_client)
+        if args.flag("without_client"):
+            booking = replace(booking, client=None)
         args.finish()
-        return self._created(booking, now_ms)
+        return self.create(booking, now_ms)
 
     def confirm(self, now_ms: int, args: Arguments) -> Effect:
         """A waiting appointment is confirmed; `id`."""
@@ -79,16 +92,28 @@ class AppointmentDesk:
         return self._changed("AppointmentMissed", a, now_ms, status=AppointmentStatus.MISSED)
 
     def delete(self, now_ms: int, args: Arguments) -> Effect:
-        """An appointment is deleted; `id`. The webhook shows the old status."""
+        """An appointment is deleted; `id`, `deleted_ms` for a time in the past. The webhook shows the old status."""
+        at_ms = args.past_ms("deleted_ms", now_ms)
         a = self._chosen(args, self._practice.confirmed, tuple(AppointmentStatus))
-        return self._changed("AppointmentDeleted", a, now_ms, deleted_ms=now_ms)
+        return self.remove(a, at_ms)
+
+    def restore(self, now_ms: int, args: Arguments) -> Effect:
+        """A deleted appointment is back, without webhook; `id`. IntakeQ documents no such thing."""
+        wanted = args.text("id")
+        args.finish()
+        gone = self._practice.deleted_appointments
+        key = next(reversed(gone), "") if wanted is None else wanted
+        if key not in gone:
+            raise NotPossibleError(f"no deleted appointment {wanted or ''!r}")
+        self._changed(None, gone[key], now_ms, deleted_ms=None)
+        return Effect(key)
 
     def edit(self, now_ms: int, args: Arguments) -> Effect:
-        """A change that no webhook tells of; `id`, `field`."""
-        names = ("price", "location", "client_note", "practitioner_note", "practitioner", "attendance", "session")
+        """A change that no webhook tells of; `id`, and `field`: one of EDITS."""
+        names = tuple(EDITS)
         field = args.choice("field", names) or self._rng.choice(names)
         a = self._chosen(args, self._practice.confirmed, tuple(AppointmentStatus))
-        self._changed(None, a, now_ms, **self._edit_of(field, a))
+        self._changed(None, a, now_ms, **EDITS[field](self._practice, a))
         return Effect(a.id)
 
     def book_series(self, now_ms: int, args: Arguments) -> Effect:
@@ -101,7 +126,7 @@ class AppointmentDesk:
         webhooks: list[Webhook] = []
         for week in range(count):
             booking = replace(first, start_ms=first.start_ms + week * 7 * DAY_MS)
-            webhooks += self._created(booking, now_ms).webhooks
+            webhooks += self.create(booking, now_ms).webhooks
         return Effect(first.series or "", tuple(webhooks))
 
     def stop_series(self, now_ms: int, args: Arguments) -> Effect:
@@ -117,7 +142,7 @@ class AppointmentDesk:
         self._practice.series.discard(series)
         webhooks: list[Webhook] = []
         for a in rest:
-            webhooks += self._changed("AppointmentDeleted", a, now_ms, deleted_ms=now_ms).webhooks
+            webhooks += self.remove(a, now_ms).webhooks
         return Effect(series, tuple(webhooks))
 
     def _members(self, series: str | None) -> list[Appointment]:
@@ -141,12 +166,17 @@ class AppointmentDesk:
                 wanted[name] = self._practice.one_of(dict[str, Any](records), key)
         return replace(booking, **wanted)
 
-    def _created(self, booking: Booking, now_ms: int) -> Effect:
+    def create(self, booking: Booking, now_ms: int) -> Effect:
+        """Enter a booking, made just now."""
         # LastModified was seen 0.02 to 1.7 s after DateCreated
         created_ms = now_ms - self._rng.randint(20, 1_700)
         a = new_appointment(self._practice, booking, created_ms, now_ms)
         self._practice.put_appointment(a)
         return Effect(a.id, (self._webhook("AppointmentCreated", a, by_client=booking.by_client),))
+
+    def remove(self, a: Appointment, deleted_ms: int) -> Effect:
+        """Delete an appointment, at that time."""
+        return self._changed("AppointmentDeleted", a, deleted_ms, deleted_ms=deleted_ms)
 
     def _changed(
         self, event: str | None, a: Appointment, now_ms: int, *, by_client: bool = False, **changes: Any
@@ -192,38 +222,12 @@ class AppointmentDesk:
                 return self._practice.appointments[picked]
         raise NotPossibleError("no appointment fits")
 
-    def _edit_of(self, field: str, a: Appointment) -> dict[str, Any]:
-        number = self._rng.randrange(1_000_000)
-        match field:
-            case "price":
-                return {"price": 20 + number % 40_000 / 100}
-            case "location":
-                others = [place for place in self._practice.locations.values() if place.id != a.location_id]
-                place = self._rng.choice(others)
-                return {"location_id": place.id, "location_name": place.name}
-            case "practitioner":
-                other = self._practice.one_of(self._practice.practitioners, None)
-                return {
-                    "practitioner_id": other.id,
-                    "practitioner_name": other.name,
-                    "practitioner_email": other.email,
-                }
-            case "attendance":
-                return {"attendance": self._rng.choice(("Confirmed", "Cancelled"))}
-            case "session":
-                return {"session_start_ms": a.start_ms, "session_end_ms": a.end_ms}
-            case _:
-                return {field: f"Sample note {number}"}
-
 
 def _copied_from(practice: Practice, a: Appointment) -> dict[str, Any]:
-    """The client's present details; a change to the appointment brings its copies up to date."""
-    client: Client | None = practice.clients.get(a.client_id)
-    if client is None:
-        return {}
-    return {
-        "client_name": client.name,
-        "client_email": client.email,
-        "client_phone": client.phone,
-        "client_date_of_birth": client.date_of_birth,
-    }
+    """The client's present details; a change to the appointment brings its copies up to date, and nothing else does.
+
+    Whether the vendor's own lists show a client's new e-mail at once is not known; if they did, with the old
+    LastModified, no list of changes would tell.
+    """
+    client = None if a.client_id is None else practice.clients.get(a.client_id)
+    return {} if client is None else client_copies(client)

@@ -22,9 +22,9 @@ _REMINDERS = ("Sms", "Email", "Voice", "OptOut")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Booking:
-    """What was agreed: who, with whom, for what, where and when."""
+    """What was agreed: who (None: nobody yet), with whom, for what, where and when."""
 
-    client: Client
+    client: Client | None
     practitioner: Practitioner
     service: Service
     location: Location
@@ -39,10 +39,10 @@ def slot_ms(practice: Practice, now_ms: int, first_day: int, last_day: int) -> i
     return day_ms + practice.rng.randrange(13 * 4, 23 * 4) * _SLOT_MS  # 9 to 19 o'clock in New York's winter
 
 
-def choose_booking(practice: Practice, start_ms: int, *, by_client: bool) -> Booking:
-    """A booking with everything but the time left to chance."""
+def choose_booking(practice: Practice, start_ms: int, *, by_client: bool, client: Client | None = None) -> Booking:
+    """A booking with everything but the time left to chance, and the client where none is given."""
     return Booking(
-        client=practice.client_or_any(None),
+        client=practice.client_or_any(None) if client is None else client,
         practitioner=practice.one_of(practice.practitioners, None),
         service=practice.one_of(practice.services, None),
         location=practice.one_of(practice.locations, None),
@@ -59,11 +59,7 @@ def new_appointment(practice: Practice, booking: Booking, created_ms: int, modif
     packaged = rng.random() < 0.1
     return Appointment(
         id=practice.object_id(created_ms),
-        client_id=client.id,
-        client_name=client.name,
-        client_email=client.email,
-        client_phone=client.phone,
-        client_date_of_birth=client.date_of_birth,
+        **client_copies(client),
         status=AppointmentStatus.WAITING if booking.by_client else AppointmentStatus.CONFIRMED,
         start_ms=booking.start_ms,
         duration_min=service.duration_min,
@@ -77,7 +73,7 @@ def new_appointment(practice: Practice, booking: Booking, created_ms: int, modif
         practitioner_email=practitioner.email,
         created_ms=created_ms,
         modified_ms=modified_ms,
-        created_by=client.name if booking.by_client else practitioner.name,
+        created_by=(client.name if client is not None and booking.by_client else None) or practitioner.name,
         booked_by_client=booking.by_client,
         reminder_type=rng.choice(_REMINDERS),
         client_note="Sample note by the client" if booking.by_client and rng.random() < 0.3 else None,
@@ -85,7 +81,7 @@ def new_appointment(practice: Practice, booking: Booking, created_ms: int, modif
         telehealth=_telehealth(practice) if remote else None,
         place_of_service="02" if remote else rng.choice(("11", None)),
         additional_clients=_companions(practice, client),
-        external_client_id=client.external_id,
+        external_client_id=None if client is None else client.external_id,
         package_id=_PACKAGE_ID if packaged else None,
         package_name="Package of ten" if packaged else None,
         procedures=[{"ProcedureCode": service.procedure_code, "Price": service.price, "Units": 1, "Modifiers": []}],
@@ -109,8 +105,19 @@ def _telehealth(practice: Practice) -> dict[str, Any] | None:
     }
 
 
-def _companions(practice: Practice, client: Client) -> list[dict[str, Any]]:
-    if practice.rng.random() >= 0.04:
+def client_copies(client: Client | None) -> dict[str, Any]:
+    """What an appointment repeats of its client's details; all null for one without a client."""
+    return {
+        "client_id": None if client is None else client.id,
+        "client_name": None if client is None else client.name,
+        "client_email": None if client is None else client.email,
+        "client_phone": None if client is None else client.phone,
+        "client_date_of_birth": None if client is None else client.date_of_birth,
+    }
+
+
+def _companions(practice: Practice, client: Client | None) -> list[dict[str, Any]]:
+    if practice.rng.random() >= 0.04 or client is None:
         return []
     other = practice.client_or_any(None)
     if other.id == client.id:

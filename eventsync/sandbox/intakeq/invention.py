@@ -79,11 +79,11 @@ def _birthday(years_since_1900: int, day: int) -> str:
 
 
 def invent_profile_edit(practice: Practice, client: Client, modified_ms: int) -> Client:
-    """The client with a changed e-mail, phone, name, city or tag; no webhook tells of it."""
+    """The client with a changed e-mail, phone, name, birthday, city or tag; no webhook tells of it."""
     rng = practice.rng
     number = rng.randrange(10_000)
     changes: dict[str, Any]
-    match rng.randrange(5):
+    match rng.randrange(6):
         case 0:
             changes = {"email": f"client{client.id}.changed{number}@example.test"}
         case 1:
@@ -91,6 +91,8 @@ def invent_profile_edit(practice: Practice, client: Client, modified_ms: int) ->
         case 2:
             changes = {"last_name": f"Renamed Client {client.id}-{number}"}
         case 3:
+            changes = {"date_of_birth": _birthday(rng.randrange(50, 105), rng.randrange(365))}
+        case 4:
             changes = {"city": rng.choice(_CITIES), "archived": rng.random() < 0.1}
         case _:
             changes = {"tags": sorted({*client.tags, rng.choice(_TAGS)})}

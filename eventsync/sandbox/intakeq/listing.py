@@ -3,9 +3,9 @@
 Whether the vendor's days are UTC or the practice's is unknown; here they are UTC, both ends included.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -59,10 +59,13 @@ class Query:
         start_ms = to_ms(datetime(day.year, day.month, day.day, tzinfo=UTC))
         return start_ms + _DAY_MS - 1 if end else start_ms
 
-    def page_of(self, rows: Sequence[R]) -> Sequence[R]:
-        """The rows of the asked page, from 1."""
+    def page_of(self, rows: Sequence[R], *, from_last: bool = False) -> Sequence[R]:
+        """The rows of the asked page, from 1; `from_last` turns the whole list round."""
         page = max(self.whole("page") or 1, 1)
-        return rows[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
+        first, end = (page - 1) * PAGE_ROWS, page * PAGE_ROWS
+        if not from_last:
+            return rows[first:end]
+        return rows[max(len(rows) - end, 0) : max(len(rows) - first, 0)][::-1]
 
 
 def between(value_ms: int | None, start_ms: int | None, end_ms: int | None) -> bool:
@@ -77,22 +80,3 @@ def between(value_ms: int | None, start_ms: int | None, end_ms: int | None) -> b
 def mentions(query: str | None, *texts: str | None) -> bool:
     """The vendor's partial match on name or e-mail."""
     return query is None or any(query.lower() in text.lower() for text in texts if text)
-
-
-class ListingCache:
-    """Keeps the last few filtered and sorted lists until the practice changes, so that paging stays cheap."""
-
-    _KEPT = 8
-
-    def __init__(self) -> None:
-        self._revision = -1
-        self._lists: dict[Hashable, list[Any]] = {}
-
-    def get(self, revision: int, key: Hashable, make: Callable[[], list[R]]) -> list[R]:
-        """The list of that key, made anew when the practice has changed."""
-        if revision != self._revision or len(self._lists) > self._KEPT:
-            self._lists.clear()
-            self._revision = revision
-        if key not in self._lists:
-            self._lists[key] = make()
-        return self._lists[key]

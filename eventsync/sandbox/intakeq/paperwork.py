@@ -14,6 +14,12 @@ from eventsync.sandbox.vendor import Effect
 _DAY_MS = 86_400_000
 _QUESTIONNAIRES = ("Intake Form", "Consent Form", "PHQ-9")
 _TRIES = 40
+_PROFILE = ("email", "phone", "first_name", "last_name", "date_of_birth", "city")
+
+
+def _profile(args: Arguments) -> dict[str, Any]:
+    """The parts of a client's profile that are given."""
+    return {name: value for name in _PROFILE if (value := args.text(name)) is not None}
 
 
 class Paperwork:
@@ -24,19 +30,25 @@ class Paperwork:
         self._rng = practice.rng
 
     def add_client(self, now_ms: int, args: Arguments) -> Effect:
-        """A new client; no webhook exists for it."""
+        """A new client; no webhook exists for it. What `edit_client` takes may be given, and `nameless` true."""
+        given = _profile(args)
+        if args.flag("nameless"):
+            given |= {"first_name": None, "last_name": None}
         args.finish()
-        client = invent_client(self._practice, now_ms, now_ms)
+        client = replace(invent_client(self._practice, now_ms, now_ms), **given)
         self._practice.put_client(client)
         return Effect(str(client.id))
 
     def edit_client(self, now_ms: int, args: Arguments) -> Effect:
-        """A profile edit without webhook; `client_id`, and `email`, `phone`, `last_name` to choose what changes."""
+        """A profile edit without webhook; `client_id`, and what changes, each as text.
+
+        `email`, `phone`, `first_name`, `last_name`, `date_of_birth` (YYYY-MM-DD), `city`. The client's appointments
+        show the old details until each is changed itself.
+        """
         client = self._practice.client_or_any(args.whole("client_id"))
-        chosen = {name: args.text(name) for name in ("email", "phone", "last_name")}
+        given = _profile(args)
         args.finish()
         modified_ms = self._practice.advance_ms(client.modified_ms, now_ms)
-        given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
         if given:
             edited = replace(client, modified_ms=modified_ms, **given)
         else:
@@ -45,11 +57,12 @@ class Paperwork:
         return Effect(str(client.id))
 
     def delete_client(self, now_ms: int, args: Arguments) -> Effect:
-        """A client is deleted, without webhook; `client_id`. The appointments stay."""
+        """A client is deleted, without webhook; `client_id`, `deleted_ms`. The appointments stay."""
         client = self._practice.client_or_any(args.whole("client_id"))
+        at_ms = args.past_ms("deleted_ms", now_ms)
         args.finish()
-        modified_ms = self._practice.advance_ms(client.modified_ms, now_ms)
-        self._practice.put_client(replace(client, deleted_ms=now_ms, modified_ms=modified_ms))
+        modified_ms = self._practice.advance_ms(client.modified_ms, at_ms)
+        self._practice.put_client(replace(client, deleted_ms=at_ms, modified_ms=modified_ms))
         return Effect(str(client.id))
 
     def send_intake(self, now_ms: int, args: Arguments) -> Effect:

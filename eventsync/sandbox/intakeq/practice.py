@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from eventsync.sandbox.errors import NotPossibleError, OptionsError
+from eventsync.sandbox.intakeq.changes import ChangeFeed
 from eventsync.sandbox.intakeq.pool import Pool
 from eventsync.sandbox.intakeq.records import (
     Appointment,
@@ -23,8 +24,10 @@ from eventsync.sandbox.intakeq.records import (
     Location,
     Note,
     Practitioner,
+    RecordKind,
     Service,
 )
+from eventsync.sandbox.vendor import RecordChange
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -57,6 +60,7 @@ class Practice:
         self.rng = random.Random(f"{profile.seed}:actions:{serial}")
         self.serial = serial  # numbers every id; with it a restarted practice never repeats one
         self.revision = 0
+        self.changes = ChangeFeed()
         self.practitioners: dict[str, Practitioner] = {}
         self.services: dict[str, Service] = {}
         self.locations: dict[str, Location] = {}
@@ -93,9 +97,10 @@ class Practice:
 
     def put_appointment(self, a: Appointment) -> None:
         """Store a new or changed appointment and keep the pools true."""
-        self.revision += 1
+        self._count(RecordKind.APPOINTMENT, a.id, a.modified_ms)
         live = a.deleted_ms is None
         if live:
+            self.deleted_appointments.pop(a.id, None)
             self.appointments[a.id] = a
         else:
             self.appointments.pop(a.id, None)
@@ -108,6 +113,10 @@ class Practice:
                 members.append(a.id)
                 self.series.add(a.series)
 
+    def _count(self, kind: str, record_id: str, modified_ms: int) -> None:
+        self.revision += 1
+        self.changes.add(RecordChange(self.revision, kind, record_id, modified_ms))
+
     @staticmethod
     def _keep(pool: Pool[str], item: str, *, member: bool) -> None:
         if member:
@@ -117,7 +126,7 @@ class Practice:
 
     def put_client(self, client: Client) -> None:
         """Store a new or changed client."""
-        self.revision += 1
+        self._count(RecordKind.CLIENT, str(client.id), client.modified_ms)
         self.clients[client.id] = client
         if client.deleted_ms is None:
             self.client_ids.add(client.id)
@@ -126,18 +135,18 @@ class Practice:
 
     def put_intake(self, intake: Intake) -> None:
         """Store a new or changed intake."""
-        self.revision += 1
+        self._count(RecordKind.INTAKE, intake.id, intake.modified_ms)
         self.intakes[intake.id] = intake
 
     def put_note(self, note: Note) -> None:
         """Store a new or changed note."""
-        self.revision += 1
+        self._count(RecordKind.NOTE, note.id, note.modified_ms)
         self.notes[note.id] = note
         self.note_ids.add(note.id)
 
     def put_invoice(self, invoice: Invoice) -> None:
         """Store a new or changed invoice."""
-        self.revision += 1
+        self._count(RecordKind.INVOICE, invoice.id, invoice.modified_ms)
         self.invoices[invoice.id] = invoice
         self.invoice_ids.add(invoice.id)
 

@@ -9,6 +9,16 @@ from enum import StrEnum
 from typing import Any
 
 
+class RecordKind(StrEnum):
+    """What there is; all but clients have webhooks of the same name."""
+
+    APPOINTMENT = "appointment"
+    CLIENT = "client"
+    INTAKE = "intake"
+    NOTE = "note"
+    INVOICE = "invoice"
+
+
 class AppointmentStatus(StrEnum):
     """The five statuses (IntakeQ Appointments API, article 204); there is no "Completed"."""
 
@@ -72,12 +82,12 @@ class Location:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """A client; e-mail and phone may be missing, and an e-mail may be shared with another client."""
+    """A client; names, e-mail and phone may be missing, and an e-mail may be shared with another client."""
 
     id: int
     guid: str
-    first_name: str
-    last_name: str
+    first_name: str | None
+    last_name: str | None
     email: str | None
     phone: str | None
     date_of_birth: str | None  # YYYY-MM-DD
@@ -91,18 +101,20 @@ class Client:
     deleted_ms: int | None = None
 
     @property
-    def name(self) -> str:
-        """The complete name."""
-        return f"{self.first_name} {self.last_name}"
+    def name(self) -> str | None:
+        """The complete name, None for a client without any."""
+        if self.first_name is None and self.last_name is None:
+            return None
+        return " ".join(part for part in (self.first_name, self.last_name) if part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appointment:
-    """One appointment; dict-valued fields hold the wire form."""
+    """One appointment; dict-valued fields hold the wire form. It may be without a client."""
 
     id: str
-    client_id: int
-    client_name: str
+    client_id: int | None
+    client_name: str | None
     client_email: str | None
     client_phone: str | None
     client_date_of_birth: str | None
@@ -157,7 +169,7 @@ class Intake:
 
     id: str
     client_id: int
-    client_name: str
+    client_name: str | None
     client_email: str | None
     status: str
     questionnaire_id: str
@@ -175,7 +187,7 @@ class Note:
 
     id: str
     client_id: int
-    client_name: str
+    client_name: str | None
     client_email: str | None
     locked: bool
     name: str
@@ -194,7 +206,7 @@ class Invoice:
     number: int
     client_id: int
     client_guid: str
-    client_name: str
+    client_name: str | None
     client_email: str | None
     appointment_id: str | None
     practitioner_id: str

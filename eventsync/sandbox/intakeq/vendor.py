@@ -9,17 +9,18 @@ from typing import Any
 from aiohttp import web
 
 from eventsync.sandbox.intakeq import document_forms as forms
-from eventsync.sandbox.intakeq import webhooks
-from eventsync.sandbox.intakeq.api import IntakeQApi
+from eventsync.sandbox.intakeq.api import ROUTES, IntakeQApi
 from eventsync.sandbox.intakeq.appointment_desk import LARGEST_SERIES, AppointmentDesk
 from eventsync.sandbox.intakeq.appointment_forms import single_form
+from eventsync.sandbox.intakeq.bulk_desk import LARGEST_BULK, BulkDesk
 from eventsync.sandbox.intakeq.paperwork import Paperwork
 from eventsync.sandbox.intakeq.population import PracticeSize, populate
 from eventsync.sandbox.intakeq.practice import Practice, PracticeProfile, practice_from_state
+from eventsync.sandbox.intakeq.records import RecordKind
 from eventsync.sandbox.options import SandboxOptions
-from eventsync.sandbox.vendor import Action, Fact
+from eventsync.sandbox.vendor import Action, Fact, RecordChange
 
-CLIENT = "client"
+_WEBHOOK_KINDS = tuple(kind.value for kind in RecordKind if kind is not RecordKind.CLIENT)
 
 
 @dataclass(slots=True)
@@ -29,19 +30,9 @@ class IntakeQVendor:
     practice: Practice
     actions: Mapping[str, Action]
     name: str = "intakeq"
-    webhook_kinds: tuple[str, ...] = (
-        webhooks.APPOINTMENT,
-        webhooks.INTAKE,
-        webhooks.NOTE,
-        webhooks.INVOICE,
-    )
-    truth_kinds: tuple[str, ...] = (
-        webhooks.APPOINTMENT,
-        CLIENT,
-        webhooks.INTAKE,
-        webhooks.NOTE,
-        webhooks.INVOICE,
-    )
+    webhook_kinds: tuple[str, ...] = _WEBHOOK_KINDS
+    truth_kinds: tuple[str, ...] = tuple(kind.value for kind in RecordKind)
+    api_routes: tuple[str, ...] = tuple(ROUTES)
     api_prefix: str = "/api/v1"
     auth_header: str = "X-Auth-Key"
 
@@ -59,6 +50,13 @@ class IntakeQVendor:
     def revision(self) -> int:
         """Counts every change."""
         return self.practice.revision
+
+    def changes_since(self, revision: int) -> list[RecordChange]:
+        """Every change after that revision; raises LookupError when some are forgotten."""
+        changes = self.practice.changes.between(revision, self.practice.revision)
+        if changes is None:
+            raise LookupError(f"changes since revision {revision} are not known any more")
+        return changes
 
     def counts(self) -> dict[str, int]:
         """How many records of each kind there are; deleted appointments apart."""
@@ -83,16 +81,16 @@ class IntakeQVendor:
         """Each record of a kind: whether it is deleted, and how to write it (later: records never change)."""
         practice, staff = self.practice, self.practice.practitioners
         match kind:
-            case webhooks.APPOINTMENT:
+            case RecordKind.APPOINTMENT:
                 rows = (*practice.appointments.values(), *practice.deleted_appointments.values())
                 return ((a.deleted_ms is not None, partial(single_form, a, practice.zone)) for a in rows)
-            case _ if kind == CLIENT:
+            case RecordKind.CLIENT:
                 clients = practice.clients.values()
                 return ((c.deleted_ms is not None, partial(forms.client_profile, c)) for c in clients)
-            case webhooks.INTAKE:
+            case RecordKind.INTAKE:
                 intakes = practice.intakes.values()
                 return ((False, partial(forms.intake_full, x, staff[x.practitioner_id])) for x in intakes)
-            case webhooks.NOTE:
+            case RecordKind.NOTE:
                 notes = practice.notes.values()
                 return ((False, partial(forms.note_full, x, staff[x.practitioner_id])) for x in notes)
             case _:
@@ -108,9 +106,10 @@ class IntakeQVendor:
 
 
 def intakeq_actions(practice: Practice) -> dict[str, Action]:
-    """Every action; the weights make a lively practice whose size stays about the same."""
+    """Every action; the weights make a lively practice whose size stays about the same (0: never by chance)."""
     desk, paper = AppointmentDesk(practice), Paperwork(practice)
-    appointment, invoice = webhooks.APPOINTMENT, webhooks.INVOICE
+    bulk = BulkDesk(practice, desk, paper)
+    appointment, invoice = RecordKind.APPOINTMENT, RecordKind.INVOICE
     actions = (
         Action(name="book", do=desk.book, weight=26, kind=appointment),
         Action(name="confirm", do=desk.confirm, weight=10, kind=appointment),
@@ -121,8 +120,8 @@ def intakeq_actions(practice: Practice) -> dict[str, Action]:
         Action(name="delete", do=desk.delete, weight=6, kind=appointment),
         Action(name="book_series", do=desk.book_series, weight=0.5, kind=appointment, most_webhooks=LARGEST_SERIES),
         Action(name="stop_series", do=desk.stop_series, weight=0.3, kind=appointment, most_webhooks=LARGEST_SERIES),
-        Action(name="submit_intake", do=paper.submit_intake, weight=4, kind=webhooks.INTAKE),
-        Action(name="lock_note", do=paper.lock_note, weight=5, kind=webhooks.NOTE),
+        Action(name="submit_intake", do=paper.submit_intake, weight=4, kind=RecordKind.INTAKE),
+        Action(name="lock_note", do=paper.lock_note, weight=5, kind=RecordKind.NOTE),
         Action(name="issue_invoice", do=paper.issue_invoice, weight=4, kind=invoice),
         Action(name="pay_invoice", do=paper.pay_invoice, weight=3, kind=invoice),
         Action(name="refund_invoice", do=paper.refund_invoice, weight=0.5, kind=invoice),
@@ -132,6 +131,11 @@ def intakeq_actions(practice: Practice) -> dict[str, Action]:
         Action(name="edit_client", do=paper.edit_client, weight=3, kind=None),
         Action(name="add_client", do=paper.add_client, weight=1, kind=None),
         Action(name="delete_client", do=paper.delete_client, weight=0.05, kind=None),
+        Action(name="restore", do=desk.restore, weight=0, kind=None),
+        Action(name="book_many", do=bulk.book_many, weight=0, kind=appointment, most_webhooks=LARGEST_BULK),
+        Action(name="delete_many", do=bulk.delete_many, weight=0, kind=appointment, most_webhooks=LARGEST_BULK),
+        Action(name="add_clients", do=bulk.add_clients, weight=0, kind=None),
+        Action(name="delete_clients", do=bulk.delete_clients, weight=0, kind=None),
         Action(name="send_intake", do=paper.send_intake, weight=1, kind=None),
     )
     return {action.name: action for action in actions}

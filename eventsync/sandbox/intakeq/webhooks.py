@@ -11,10 +11,8 @@ import orjson
 
 from eventsync.sandbox.intakeq.appointment_forms import webhook_form
 from eventsync.sandbox.intakeq.document_forms import invoice_form
-from eventsync.sandbox.intakeq.records import Appointment, Intake, Invoice, Note
+from eventsync.sandbox.intakeq.records import Appointment, Intake, Invoice, Note, RecordKind
 from eventsync.sandbox.vendor import Webhook
-
-APPOINTMENT, INTAKE, NOTE, INVOICE = "appointment", "intake", "note", "invoice"
 
 
 def appointment_webhook(event: str, a: Appointment, *, by_client: bool, practice_id: str, zone: tzinfo) -> Webhook:
@@ -28,7 +26,7 @@ def appointment_webhook(event: str, a: Appointment, *, by_client: bool, practice
         "PracticeId": practice_id,
         "ExternalPracticeId": None,
     }
-    return Webhook(APPOINTMENT, event, orjson.dumps(body))
+    return Webhook(RecordKind.APPOINTMENT.value, event, orjson.dumps(body), a.id)
 
 
 def intake_webhook(intake: Intake) -> Webhook:
@@ -40,16 +38,16 @@ def intake_webhook(intake: Intake) -> Webhook:
         "ExternalPracticeId": None,
         "ExternalClientId": None,
     }
-    return Webhook(INTAKE, "Intake Submitted", orjson.dumps(body))
+    return Webhook(RecordKind.INTAKE.value, "Intake Submitted", orjson.dumps(body), intake.id)
 
 
 def note_webhook(note: Note) -> Webhook:
     """`Note Locked`: exactly three members."""
     body = {"NoteId": note.id, "Type": "Note Locked", "ClientId": note.client_id}
-    return Webhook(NOTE, "Note Locked", orjson.dumps(body))
+    return Webhook(RecordKind.NOTE.value, "Note Locked", orjson.dumps(body), note.id)
 
 
 def invoice_webhook(event: str, invoice: Invoice, *, by_client: bool) -> Webhook:
     """`InvoiceIssued` and its kin, with the whole invoice."""
     body = {"EventType": event, "ActionPerformedByClient": by_client, "Invoice": invoice_form(invoice)}
-    return Webhook(INVOICE, event, orjson.dumps(body))
+    return Webhook(RecordKind.INVOICE.value, event, orjson.dumps(body), invoice.id)
