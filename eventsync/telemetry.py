@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
-from typing import Any
+from collections import Counter as Tally
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:  # only some roles have these
+    from eventsync.domain.drift import DriftFinding
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 3600)
@@ -92,9 +96,33 @@ class Metrics:
             ["organization", "kind", "quantile"],
             registry=registry,
         )
+        self.drift_found = Counter(
+            "eventsync_drift_found",
+            "Records that a sweep found wrong, by the webhook that should have told of it (`none`: there is none)",
+            ["kind", "expected_event"],
+            registry=registry,
+        )
+        self.drift_last_day = Gauge(
+            "eventsync_drift_last_day",
+            "Records that sweeps found wrong within a day, by what became of the webhook that should have told of it",
+            ["expected_event", "verdict"],
+            registry=registry,
+        )
+        self.webhook_silent_seconds = Gauge(
+            "eventsync_webhook_silent_seconds",
+            "How long a connection's webhook has been silent although its practice changed; else 0",
+            ["connection"],
+            registry=registry,
+        )
         self.worker_restarts = Counter(
             "eventsync_worker_restarts", "Workers started again after a failure", ["worker"], registry=registry
         )
+
+    def count_drift(self, findings: Iterable[DriftFinding]) -> None:
+        """Count what a sweep found wrong, once that is committed."""
+        counts = Tally((finding.kind.value, finding.expected_event or "none") for finding in findings)
+        for (kind, expected_event), count in counts.items():
+            self.drift_found.labels(kind=kind, expected_event=expected_event).inc(count)
 
     def render(self) -> bytes:
         """Write all of them in Prometheus' text format."""

@@ -49,8 +49,8 @@ class DriftFinding:
     """A record that a sweep found wrong, by the names of its fields, without their values.
 
     `since` is the vendor's modification time of the version that was found, None for absences and for kinds without
-    such a time; `position` that version's place, for an absence the place of the version that it ended. `expected_event`
-    is the vendor's name of the webhook that should have told of it, None where the vendor sends none.
+    such a time; `position` is that version's place, for an absence the place of the version that it ended.
+    `expected_event` is the vendor's name of the webhook that should have told of it, None where the vendor sends none.
     """
 
     connection_id: ConnectionId

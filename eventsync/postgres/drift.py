@@ -93,7 +93,7 @@ class DriftReport:
     async def signs_of_silence(
         self, since: datetime, until: datetime, *, least_missed: int, connection_id: ConnectionId | None = None
     ) -> list[WebhookSigns]:
-        """Tell of every connection that has a webhook (or of one) what it missed since `since`, by changes until `until`.
+        """Tell of each connection with a webhook (or of one) when it was heard, and what it missed in (since, until).
 
         Where fewer than `least_missed` such changes are known, nobody looks when a webhook came last.
         """

@@ -17,7 +17,7 @@ from eventsync.domain.events import Lane, Outcome
 from eventsync.domain.records import RecordKind
 from eventsync.domain.runs import RunId
 from eventsync.postgres.database import Database
-from eventsync.postgres.drift import DriftFilter, DriftReport
+from eventsync.postgres.drift import DriftFilter
 from eventsync.postgres.queue import Parked
 from postgres.drifting import HOUR, MINUTE, NOW, SECOND, STARTS, SWEEP, Change, Drifting
 

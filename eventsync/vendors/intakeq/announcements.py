@@ -29,7 +29,10 @@ _BY_INVOICE_STATUS = {
 def announcement_of(
     kind: RecordKind, changed_fields: Collection[str], content: Content | None, *, is_new: bool
 ) -> str | None:
-    """Name the event that tells of the last of these changes; None where IntakeQ sends no webhook for any of them."""
+    """Name the event that tells of the last of these changes; None where IntakeQ sends no webhook for any of them.
+
+    `deleted_at` among the fields says that the record was deleted: that one came back is announced by nothing.
+    """
     match kind:
         case RecordKind.APPOINTMENT:
             return _of_appointment(changed_fields, content, is_new=is_new)
@@ -47,10 +50,12 @@ def _of_appointment(changed_fields: Collection[str], content: Content | None, *,
     if "deleted_at" in changed_fields:
         return "AppointmentDeleted"
     status = content.vendor_status.lower() if isinstance(content, Appointment) else ""
-    if is_new and status in _STATUSES_OF_A_BOOKING:
-        return "AppointmentCreated"
-    if is_new or "vendor_status" in changed_fields:
-        return _BY_APPOINTMENT_STATUS.get(status, "AppointmentCreated" if is_new else None)
+    if is_new:
+        is_booking = status in _STATUSES_OF_A_BOOKING
+        return "AppointmentCreated" if is_booking else _BY_APPOINTMENT_STATUS.get(status, "AppointmentCreated")
+    if "vendor_status" in changed_fields and status in _BY_APPOINTMENT_STATUS:
+        return _BY_APPOINTMENT_STATUS[status]
+    # A client who moves an appointment may set it back to WaitingConfirmation, which no event is named after.
     return "AppointmentRescheduled" if "start_time" in changed_fields else None
 
 
