@@ -44,10 +44,10 @@ def freshness_command(org: str | None, as_json: bool) -> None:
 def _row(row: FreshnessRow) -> Row:
     told: dict[str, object] = {name: getattr(row, name) for name in ("organization", "kind", "records")}
     told["connection"] = "all" if row.connection is None else row.connection
-    return told | {name: _age(getattr(row, f"{name}_s")) for name in _AGES}
+    return told | {name: age_text(getattr(row, f"{name}_s")) for name in _AGES}
 
 
-def _age(age_s: int) -> str:
+def age_text(age_s: int) -> str:
     """Write an age in its two largest units."""
     parts: list[str] = []
     for unit_s, unit in _UNITS:

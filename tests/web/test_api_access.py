@@ -17,7 +17,7 @@ from eventsync.wiring.api import make_api
 from eventsync.wiring.process import Process
 from web.api_site import NOW, Site
 
-LISTINGS = ("/api/v1/events", "/api/v1/appointments", "/api/v1/patients", "/api/v1/budget")
+LISTINGS = ("/api/v1/events", "/api/v1/appointments", "/api/v1/patients", "/api/v1/budget", "/api/v1/freshness")
 
 
 def guarded_routes(process: Process) -> list[tuple[str, str]]:
