@@ -95,6 +95,10 @@ class Database:
             yield session
 
 
+class DatabaseAway(Transient):
+    """PostgreSQL is away or busy: whoever holds work of its own waits; nothing is wrong with the work."""
+
+
 @contextmanager
 def translated_errors() -> Iterator[None]:
     """Turn the driver's errors into ours, keeping the cause; texts never hold a row's values."""
@@ -109,7 +113,7 @@ def translated_errors() -> Iterator[None]:
     except _REFUSED_DATA as error:
         raise Rejected("database_refused", f"PostgreSQL refused a value ({type(error).__name__})") from None
     except _AWAY as error:
-        raise Transient(f"PostgreSQL is away or busy ({type(error).__name__})") from error
+        raise DatabaseAway(f"PostgreSQL is away or busy ({type(error).__name__})") from error
 
 
 async def _keep_session(_: asyncpg.Connection) -> None:

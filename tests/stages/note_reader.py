@@ -12,6 +12,7 @@ from eventsync.domain.fields import Fields
 from eventsync.domain.records import RecordKind
 from eventsync.postgres.queue import RefetchLease
 from eventsync.stages.refetch import Refetcher
+from eventsync.vendorkit.budget import Purpose
 from eventsync.vendors.intakeq.documents import deleted_document, intake_change, note_change
 from eventsync.vendors.intakeq.mapping import Reading
 from stages.spine import Spine, sample
@@ -31,7 +32,9 @@ class NoteReader:
     async def check_credentials(self) -> None:
         """Accept them."""
 
-    async def refetch(self, entity: EntityRef, *, sequence: int, read_began_ms: int) -> tuple[RecordChange, ...]:
+    async def refetch(
+        self, entity: EntityRef, *, sequence: int, read_began_ms: int, purpose: Purpose = Purpose.REFETCH
+    ) -> tuple[RecordChange, ...]:
         """Read one record."""
         key = entity.external_id
         self.sequences.setdefault(key, []).append(sequence)

@@ -1,0 +1,40 @@
+-- Records that complete lists lacked: found, remembered until a second look, forgotten when they were seen.
+
+-- name: find_missing_appointments
+-- Living appointments that would still lie in the window, were not listed, and are older than the read by the margin.
+-- Those that are wanted soonest first: of them a person would miss the truth first.
+SELECT a.external_id, c.first_missed_at, a.start_time
+FROM appointments a
+LEFT JOIN absence_candidates c
+    ON c.connection_id = a.connection_id AND c.kind = 'appointment' AND c.external_id = a.external_id
+WHERE a.connection_id = $1 AND a.start_time >= $2 AND a.start_time < $3 AND a.deleted_at IS NULL
+  AND a.source_version < $4::timestamptz - make_interval(secs => $5)
+  AND coalesce(a.seen_at, '-infinity') < $4 AND NOT a.external_id = ANY($6::text[])
+ORDER BY abs(extract(epoch FROM a.start_time - $4)), a.external_id;
+
+-- name: count_appointments
+SELECT count(*) FROM appointments
+WHERE connection_id = $1 AND start_time >= $2 AND start_time < $3 AND deleted_at IS NULL;
+
+-- name: find_missing_clients
+-- Only clients whose own record was read before: one that appointments alone name need not be listed.
+SELECT i.external_id, c.first_missed_at
+FROM patient_identities i
+LEFT JOIN absence_candidates c
+    ON c.connection_id = i.connection_id AND c.kind = 'patient' AND c.external_id = i.external_id
+WHERE i.connection_id = $1 AND i.deleted_at IS NULL AND substr(i.version, 1, 1) = '\x01'
+  AND i.source_version < $2::timestamptz - make_interval(secs => $3)
+  AND coalesce(i.seen_at, '-infinity') < $2 AND NOT i.external_id = ANY($4::text[])
+ORDER BY i.external_id;
+
+-- name: count_clients
+SELECT count(*) FROM patient_identities
+WHERE connection_id = $1 AND deleted_at IS NULL AND substr(version, 1, 1) = '\x01';
+
+-- name: remember
+INSERT INTO absence_candidates (connection_id, kind, external_id, first_missed_at)
+SELECT $1, $2, missing, $4 FROM unnest($3::text[]) missing
+ON CONFLICT DO NOTHING;
+
+-- name: forget
+DELETE FROM absence_candidates WHERE connection_id = $1 AND kind = $2 AND external_id = ANY($3::text[]);

@@ -1,0 +1,270 @@
+"""Reads one of a run's planned lists into the records, page by page, each in a transaction of its own.
+
+A page's records, the run's counts and place, what the page shows to have been wrong, and (with the last page) what the
+whole list proves are committed together: a run can be killed anywhere, and nothing is claimed that was not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from eventsync.domain.changes import Absence, EntityRef, RecordChange
+from eventsync.domain.clock import Clock
+from eventsync.domain.connections import Connection
+from eventsync.domain.drift import DriftFinding, finding_of
+from eventsync.domain.errors import Rejected
+from eventsync.domain.reads import Covered, Covers, PlannedRead
+from eventsync.domain.records import RecordKind
+from eventsync.domain.slicing import ReadingRules
+from eventsync.domain.windows import DaysRead, Proved, proved_between, proved_by
+from eventsync.postgres.coverage import (
+    ALWAYS_FROM,
+    ALWAYS_TO,
+    Walk,
+    advance_cursor,
+    end_walk,
+    keep_walk,
+    record_coverage,
+)
+from eventsync.postgres.database import Database, Session
+from eventsync.postgres.drift import record_findings
+from eventsync.postgres.record_rows import milliseconds, moment
+from eventsync.postgres.records import EventChange, RecordWriter
+from eventsync.postgres.runs import RunLease, Runs
+from eventsync.stages.accounts import Account
+from eventsync.stages.holding import hold_while_away
+from eventsync.stages.tally import Tally, Written, surprises
+from eventsync.vendorkit.budget import Purpose
+from eventsync.vendorkit.listing import Listing, Page, RejectedRow
+from eventsync.vendorkit.vendor import Vendor
+
+_DAY = timedelta(days=1)
+_REFUSED = "database_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where what is read goes."""
+
+    database: Database
+    writer: RecordWriter
+    runs: Runs
+    clock: Clock
+
+
+@dataclass(slots=True)
+class RunReads:
+    """One run's state while it reads. `progress` is what people are told; `windows` are the days read to their end."""
+
+    lease: RunLease
+    connection: Connection
+    vendor: Vendor
+    rules: ReadingRules
+    account: Account
+    purpose: Purpose
+    watched_since: datetime
+    tally: Tally
+    progress: dict[str, Any] = field(default_factory=dict)
+    windows: list[DaysRead] = field(default_factory=list)
+    walked: dict[RecordKind, datetime] = field(default_factory=dict)  # lists of everything, read in one go
+
+
+@dataclass(slots=True)
+class _Read:
+    """A list being read: `walk_began_at` is earlier where another run began it, `latest_ms` the vendor's last time."""
+
+    planned: PlannedRead
+    began_at: datetime
+    walk_began_at: datetime
+    latest_ms: int | None = None
+
+
+class ListReader:
+    """Reads lists for one run."""
+
+    def __init__(self, store: Store, run: RunReads) -> None:
+        self._store = store
+        self._run = run
+
+    async def read(self, planned: PlannedRead, walk: Walk | None = None) -> None:
+        """Walk the list to its end; `walk` says where an earlier run left it.
+
+        Raises what the vendor's client raises, RunLost where the run is another's by now. What was committed stays.
+        """
+        began_at = self._store.clock()
+        read = _Read(planned, began_at, began_at if walk is None else walk.began_at)
+        listing = _listing(planned, walk, ZoneInfo(self._run.connection.timezone))
+        client, purpose = self._run.account.client, self._run.purpose
+        async with aclosing(client.pages(listing, read_began_ms=milliseconds(began_at), purpose=purpose)) as pages:
+            async for page in pages:
+                read.latest_ms = max([*_positions(page.items, planned.kind), *_known(read.latest_ms)], default=None)
+                await self._keep(read, page)
+        self._note_end(read, in_one_go=walk is None)
+
+    async def look(self, entity: EntityRef) -> None:
+        """Read one record by its id, and write what the vendor says of it. Raises what the vendor's client raises."""
+        began_at = self._store.clock()
+        client, purpose = self._run.account.client, self._run.purpose
+        changes = await client.refetch(entity, sequence=0, read_began_ms=milliseconds(began_at), purpose=purpose)
+        await self.write(changes, began_at)
+
+    async def write(self, changes: Sequence[RecordChange], began_at: datetime) -> None:
+        """Write what single reads or absences say, outside of any list."""
+        await self._keep(None, Page(tuple(changes)), began_at)
+
+    async def _keep(self, read: _Read | None, page: Page[RecordChange], began_at: datetime | None = None) -> None:
+        """Write a page; rows that PostgreSQL refuses are set apart, and the rest of it is written one by one."""
+        began_at = read.began_at if read is not None else began_at or self._store.clock()
+        try:
+            await self._commit(read, page.items, page.rejected, began_at, page)
+        except Rejected:
+            for change in page.items:
+                await self._keep_one(change, began_at)
+            await self._commit(read, (), page.rejected, began_at, page)
+
+    async def _keep_one(self, change: RecordChange, began_at: datetime) -> None:
+        try:
+            await self._commit(None, (change,), (), began_at)
+        except Rejected as error:
+            refused = RejectedRow(change.entity.external_id, error.reason or _REFUSED)
+            await self._commit(None, (), (refused,), began_at)
+
+    async def _commit(
+        self,
+        read: _Read | None,
+        changes: Sequence[RecordChange],
+        rejected: Sequence[RejectedRow],
+        began_at: datetime,
+        page: Page[RecordChange] | None = None,
+    ) -> None:
+        """Commit once, however long PostgreSQL is away meanwhile: what was read was paid for."""
+        committing = partial(self._commit_once, read, changes, rejected, began_at, page)
+        self._run.tally.add(await hold_while_away(committing))
+
+    async def _commit_once(
+        self,
+        read: _Read | None,
+        changes: Sequence[RecordChange],
+        rejected: Sequence[RejectedRow],
+        began_at: datetime,
+        page: Page[RecordChange] | None,
+    ) -> Written:
+        run, now = self._run, self._store.clock()
+        async with self._store.database.transaction() as session:
+            in_order = read is not None and await self._in_order(session, changes, began_at)
+            entries = [EventChange(None, change) for change in changes]
+            merged = await self._store.writer.write(session, entries, now, reads_in_order=in_order)
+            written = Written(tuple(zip(changes, merged, strict=True)), rejected)
+            await record_findings(session, list(self._findings(written, began_at, now)))
+            if read is not None and page is not None:
+                await self._keep_place(session, read, page)
+            counts = run.tally.counts_with(written)
+            await self._store.runs.hold(session, run.lease, counts, self._progress(), now)
+        return written
+
+    async def _in_order(self, session: Session, changes: Sequence[RecordChange], began_at: datetime) -> bool:
+        ids = [change.entity.external_id for change in changes]
+        kinds = sorted({change.entity.kind for change in changes})
+        return await self._store.runs.reads_in_order(session, self._run.lease, kinds, ids, began_at)
+
+    def _findings(self, written: Written, began_at: datetime, now: datetime) -> Iterable[DriftFinding]:
+        """Say what was wrong, but for what the vendor changed before anyone could have told us."""
+        run = self._run
+        for change, merged in surprises(written.results):
+            finding = finding_of(
+                run.vendor, change, merged, run_id=run.lease.run.id, read_began_at=began_at, found_at=now
+            )
+            if finding is not None and (finding.since is None or finding.since >= run.watched_since):
+                yield finding
+
+    async def _keep_place(self, session: Session, read: _Read, page: Page[RecordChange]) -> None:
+        """With the last page, keep what the list has proved; before, where a long walk is to be gone on with."""
+        planned, connection_id = read.planned, self._run.connection.id
+        if planned.covers is Covers.EVERYTHING and not page.is_last:
+            await keep_walk(session, connection_id, planned.kind, Walk(page.number + 1, read.walk_began_at))
+        if not page.is_last:
+            return
+        match planned.covers:
+            case Covers.WINDOW:
+                await self._record(session, planned.kind, self._proved(read))
+            case Covers.EVERYTHING:
+                await end_walk(session, connection_id, planned.kind)
+                await self._record(session, planned.kind, (Proved(ALWAYS_FROM, ALWAYS_TO, read.walk_began_at),))
+            case Covers.CHANGES | Covers.DELETIONS:
+                await self._advance(session, read)
+
+    async def _record(self, session: Session, kind: RecordKind, proved: Sequence[Proved]) -> None:
+        covered = [Covered(kind, piece.start, piece.end, piece.began_at) for piece in proved]
+        await record_coverage(session, self._run.connection.id, self._run.lease.run.id, kind, covered)
+
+    async def _advance(self, session: Session, read: _Read) -> None:
+        planned = read.planned
+        told_since = read.began_at - self._run.vendor.listing_rules.deletions_told_for
+        deleted = planned.covers is Covers.DELETIONS
+        await advance_cursor(
+            session,
+            self._run.connection.id,
+            planned.kind,
+            deleted=deleted,
+            since=told_since if deleted else planned.since or read.began_at,
+            until=read.began_at,
+            last_modified=None if read.latest_ms is None else moment(read.latest_ms),
+        )
+
+    def _proved(self, read: _Read) -> tuple[Proved, ...]:
+        days = _days(read)
+        return (*proved_by(days), *proved_between(days, self._run.windows))
+
+    def _note_end(self, read: _Read, *, in_one_go: bool) -> None:
+        if read.planned.covers is Covers.WINDOW:
+            self._run.windows.append(_days(read))
+        if read.planned.covers is Covers.EVERYTHING and in_one_go:
+            self._run.walked[read.planned.kind] = read.began_at
+
+    def _progress(self) -> Mapping[str, Any]:
+        run, calls = self._run, self._run.account.spent.calls
+        expected = max(run.progress.get("expected_calls", 0), calls, 1)
+        listed = sum(map(len, run.tally.listed.values()))
+        return run.progress | {"calls": calls, "percentage": min(99, 100 * calls // expected), "records_seen": listed}
+
+
+def _listing(planned: PlannedRead, walk: Walk | None, zone: ZoneInfo) -> Listing:
+    """Say what to list. A walk goes on a page before its place, since rows move up where others were removed."""
+    match planned.covers:
+        case Covers.WINDOW:
+            return Listing(kind=planned.kind, first_day=planned.first_day, last_day=planned.last_day)
+        case Covers.EVERYTHING:
+            return Listing(kind=planned.kind, first_page=1 if walk is None else max(1, walk.next_page - 1))
+        case Covers.CHANGES:
+            return Listing(kind=planned.kind, changed_since=_day_before(planned.since, zone))
+        case Covers.DELETIONS:
+            return Listing(kind=planned.kind, deleted=True)
+
+
+def _day_before(since: datetime | None, zone: ZoneInfo) -> date:
+    """Choose the day to list changes from: neither its zone nor whether it counts itself is documented."""
+    if since is None:
+        raise ValueError("a list of changes needs a moment to begin at")
+    return min(since.astimezone(UTC).date(), since.astimezone(zone).date()) - _DAY
+
+
+def _positions(changes: Iterable[RecordChange], kind: RecordKind) -> Iterable[int]:
+    return (
+        change.version.position for change in changes if change.entity.kind is kind and not isinstance(change, Absence)
+    )
+
+
+def _known(latest_ms: int | None) -> tuple[int, ...]:
+    return () if latest_ms is None else (latest_ms,)
+
+
+def _days(read: _Read) -> DaysRead:
+    if read.planned.first_day is None or read.planned.last_day is None:
+        raise ValueError("a window needs its days")
+    return DaysRead(read.planned.first_day, read.planned.last_day, read.began_at)

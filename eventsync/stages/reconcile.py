@@ -1,0 +1,206 @@
+"""Carries out one run over one connection: plans its lists by what is known, reads them, and tells what came of it.
+
+The daily run and a backfill read in full; sweeps and a person's refresh read what changed. One list's failure does not
+stop the others, a spent budget ends the run where it is, refused credentials end it as failed; whatever was read before
+stays, and nothing is concluded from a list that did not come to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+from zoneinfo import ZoneInfo
+
+from eventsync.domain.call_plan import changes_plan, full_plan
+from eventsync.domain.day_plan import plan_of_day
+from eventsync.domain.errors import Misconfigured, Rejected, Transient
+from eventsync.domain.reads import Covered, Covers, PlannedRead
+from eventsync.domain.records import RecordKind
+from eventsync.domain.runs import Run, RunEnd, RunStatus, SyncType
+from eventsync.domain.windows import DaysRead, Proved, is_proved
+from eventsync.postgres.absences import Absences
+from eventsync.postgres.coverage import Coverage
+from eventsync.postgres.database import DatabaseAway
+from eventsync.postgres.runs import RunLease
+from eventsync.stages.accounts import OpenAccount
+from eventsync.stages.course import FETCH_FAILED, Course, is_full_run, rules_of
+from eventsync.stages.directory import ConnectionDirectory
+from eventsync.stages.holding import hold_while_away
+from eventsync.stages.practitioners import learn_practitioners
+from eventsync.stages.reading import ListReader, RunReads, Store
+from eventsync.stages.run_report import RunReport
+from eventsync.stages.second_look import SecondLook
+from eventsync.stages.tally import Tally
+from eventsync.vendorkit.budget import BudgetSpent, Purpose
+from eventsync.vendorkit.vendor import Vendor
+
+T = TypeVar("T")
+
+_MOST_FAILURES_IN_A_ROW = 3
+_LONGEST_WALK = timedelta(days=3)  # a walk that was left longer ago begins anew
+PURPOSES = {
+    SyncType.BACKFILL: Purpose.BACKFILL,
+    SyncType.MANUAL_ORG_BULK: Purpose.MANUAL,
+    SyncType.MANUAL_PATIENT: Purpose.MANUAL,
+}
+
+
+class Reconciler:
+    """Carries out the runs of every sync type but a single patient's."""
+
+    def __init__(
+        self,
+        store: Store,
+        coverage: Coverage,
+        absences: Absences,
+        report: RunReport,
+        directory: ConnectionDirectory,
+        vendors: Mapping[str, Vendor],
+        open_account: OpenAccount,
+    ) -> None:
+        self._store = store
+        self._coverage = coverage
+        self._absences = absences
+        self._report = report
+        self._directory = directory
+        self._vendors = vendors
+        self._open_account = open_account
+
+    async def run(self, lease: RunLease) -> RunEnd:
+        """Carry out the run. Raises RunLost where it is another worker's by now, Transient while PostgreSQL is away."""
+        try:
+            connection = await self._directory.get(lease.run.connection_id)
+            account = self._open_account(connection, lease.run.sync_type)
+        except (Rejected, Misconfigured) as error:
+            return RunEnd(RunStatus.FAILED, lease.run.counts, str(error))
+        vendor = self._vendors[connection.vendor]
+        reads = RunReads(
+            lease=lease,
+            connection=connection,
+            vendor=vendor,
+            rules=rules_of(lease.run, connection, vendor),
+            account=account,
+            purpose=PURPOSES.get(lease.run.sync_type, Purpose.SWEEP),
+            watched_since=await self._coverage.watched_since(connection.id),
+            tally=Tally(lease.run.counts),
+        )
+        course = await self._read(reads)
+        return await self._while_held(lambda: self._report.end(reads, course))
+
+    async def _read(self, reads: RunReads) -> Course:
+        """Read what the run is for, as far as vendor and budget let it."""
+        course = Course()
+        reader = ListReader(self._store, reads)
+        is_full = is_full_run(reads.lease.run)
+        try:
+            if is_full:
+                await self._while_held(lambda: self._learn_practitioners(reads))
+            plan = await self._while_held(lambda: self._plan(reads, is_full=is_full))
+            await self._read_all(reader, reads, course, plan)
+            if course.failed and course.stopped_because is None:  # maintenance passes: once more, at the end
+                again, course.failed = list(course.failed), {}
+                await self._read_all(reader, reads, course, again)
+            looking = SecondLook(self._absences, reader, reads, allow_mass_delete=_allows_mass_delete(reads.lease.run))
+            course.warnings += await self._while_held(looking.settle)
+        except Misconfigured as error:
+            course.is_refused, course.stopped_because = True, f"{FETCH_FAILED}: {error}"
+        except BudgetSpent as error:
+            course.stopped_because = str(error)
+        except (Transient, Rejected) as error:
+            course.stopped_because = f"{FETCH_FAILED}: {error}"
+        return course
+
+    async def _plan(self, reads: RunReads, *, is_full: bool) -> tuple[PlannedRead, ...]:
+        """Choose the lists; those that an earlier attempt of the same run has read are done."""
+        now, run = self._store.clock(), reads.lease.run
+        today = now.astimezone(ZoneInfo(reads.connection.timezone)).date()
+        knowledge = await self._coverage.knowledge(
+            reads.connection.id, now, reads.rules.first_day(today), reads.rules.last_day(today)
+        )
+        if is_full:
+            plan = full_plan(knowledge, today, now, reads.rules)
+            done = await self._coverage.covered_by(reads.connection.id, run.id) if run.attempts > 1 else ()
+            plan = tuple(planned for planned in plan if not _is_done(planned, done))
+        else:
+            day = plan_of_day(knowledge.size, reads.connection.calls_per_day, today, rules=reads.rules)
+            spare_calls = day.near_check if run.sync_type is SyncType.AUTOMATED_SWEEP else 0
+            plan = changes_plan(knowledge, today, now, spare_calls=spare_calls, rules=reads.rules)
+        reads.progress["expected_calls"] = sum(planned.expected_calls for planned in plan)
+        reads.progress["total_steps"] = len(plan)
+        return plan
+
+    async def _read_all(self, reader: ListReader, reads: RunReads, course: Course, plan: Sequence[PlannedRead]) -> None:
+        """Read the lists one after the other. Raises Misconfigured where the vendor refuses us."""
+        in_a_row = 0
+        for place, planned in enumerate(plan):
+            reads.progress |= {"step": _told(planned), "step_number": place + 1}
+            try:
+                await self._read_one(reader, reads, planned)
+            except BudgetSpent as error:
+                course.left += plan[place:]
+                course.stopped_because = f"{error}; {len(course.left)} lists are left, which the next run reads first"
+                return
+            except (Transient, Rejected) as error:
+                course.failed[planned] = f"{FETCH_FAILED}: {_told(planned)}: {error}"
+                in_a_row += 1
+                if in_a_row == _MOST_FAILURES_IN_A_ROW:
+                    course.left += plan[place + 1 :]
+                    course.stopped_because = f"{in_a_row} lists in a row failed; the last: {error}"
+                    return
+            else:
+                in_a_row = 0
+                course.lists_read += 1
+
+    async def _read_one(self, reader: ListReader, reads: RunReads, planned: PlannedRead) -> None:
+        walk = None
+        if planned.covers is Covers.EVERYTHING:
+            walk = await self._while_held(lambda: self._coverage.walk(reads.connection.id, planned.kind))
+            if walk is not None and walk.began_at < self._store.clock() - _LONGEST_WALK:
+                walk = None
+        await self._while_held(lambda: reader.read(planned, walk))
+
+    async def _learn_practitioners(self, reads: RunReads) -> None:
+        await learn_practitioners(
+            self._store.database, reads.account.client, reads.connection.id, reads.purpose, self._store.clock()
+        )
+
+    async def _while_held(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work`, anew where PostgreSQL went away in the middle of it, once it is back."""
+        while True:
+            try:
+                return await work()
+            except DatabaseAway:
+                await hold_while_away(self._store.database.ping)
+
+
+def _allows_mass_delete(run: Run) -> bool:
+    return run.options.get("allow_mass_delete") is True
+
+
+def _is_done(planned: PlannedRead, done: Sequence[Covered]) -> bool:
+    mine = [entry for entry in done if entry.kind is planned.kind]
+    match planned.covers:
+        case Covers.WINDOW:
+            if planned.first_day is None or planned.last_day is None:
+                return False
+            days = DaysRead(planned.first_day, planned.last_day, datetime.min.replace(tzinfo=UTC))
+            return is_proved(days, [Proved(entry.window_from, entry.window_to, entry.read_began_at) for entry in mine])
+        case Covers.EVERYTHING:
+            return bool(mine)
+        case Covers.CHANGES | Covers.DELETIONS:
+            return False
+
+
+def _told(planned: PlannedRead) -> str:
+    """Name a list for people."""
+    name = "clients" if planned.kind is RecordKind.PATIENT else f"{planned.kind.value}s"
+    match planned.covers:
+        case Covers.WINDOW:
+            return f"{name} from {planned.first_day} to {planned.last_day}"
+        case Covers.EVERYTHING:
+            return f"all {name}"
+        case Covers.CHANGES:
+            return f"changed {name}"
+        case Covers.DELETIONS:
+            return f"deleted {name}"
