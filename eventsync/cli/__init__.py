@@ -56,6 +56,7 @@ eventsync_command.add_sections(
         "Look and mend": {
             "events": "eventsync.cli.events:events_group",
             "explain": "eventsync.cli.explain:explain_command",
+            "drift": "eventsync.cli.drift:drift_command",
             "budget": "eventsync.cli.budget:budget_command",
             "freshness": "eventsync.cli.freshness:freshness_command",
             "send-test-event": "eventsync.cli.send_test_event:send_test_event_command",

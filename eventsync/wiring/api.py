@@ -10,6 +10,7 @@ from eventsync.domain.connections import Connection
 from eventsync.postgres.access import AccessLog, ApiTokens
 from eventsync.postgres.budget import BudgetLimits, PostgresBudget
 from eventsync.postgres.database import Database
+from eventsync.postgres.drift import DriftReport
 from eventsync.postgres.freshness import Freshness
 from eventsync.postgres.listings import Listings
 from eventsync.postgres.queue import EventQueue
@@ -19,6 +20,7 @@ from eventsync.postgres.tenants import Connections, Organizations
 from eventsync.stages.replay import Replayer
 from eventsync.web.api import Api
 from eventsync.web.api_budget import BudgetApi
+from eventsync.web.api_drift import DriftApi
 from eventsync.web.api_events import EventsApi
 from eventsync.web.api_freshness import FreshnessApi
 from eventsync.web.api_records import RecordsApi
@@ -38,7 +40,7 @@ def make_api(database: Database, keyring: Keyring, connections: Connections, que
     records = RecordsApi(database, Listings(database), access_log, keyring, clock)
     budget = BudgetApi(connections, open_budget, clock)
     freshness = FreshnessApi(Freshness(database), clock)
+    drift = DriftApi(DriftReport(database), keyring, clock)
     authenticator = Authenticator(ApiTokens(database), Organizations(database), clock)
-    return Api(
-        authenticator, (*events.endpoints(), *records.endpoints(), *budget.endpoints(), *freshness.endpoints()), clock
-    )
+    endpoints = [endpoint for part in (events, records, budget, freshness, drift) for endpoint in part.endpoints()]
+    return Api(authenticator, endpoints, clock)

@@ -181,6 +181,8 @@ async def test_what_is_answered_is_what_is_described(document: Json, site: Site)
         ("get", "/api/v1/patients/{id}/timeline", patient, {}),
         ("get", "/api/v1/budget", "", {}),
         ("get", "/api/v1/freshness", "", {}),
+        ("get", "/api/v1/drift", "", {}),
+        ("get", "/api/v1/drift/summary", "", {}),
         ("get", "/api/openapi.json", "", {}),
     ]
     assert {(method, path) for method, path, _, _ in calls} == {each[:2] for each in operations(document)}
