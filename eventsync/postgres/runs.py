@@ -146,10 +146,13 @@ class Runs:
             raise RunLost("the run was given to another worker, or has ended")
         return _run(row)
 
-    async def give_back(self, lease: RunLease, now: datetime) -> None:
-        """Let another worker go on with the run: this one is being stopped. It does not count as an attempt."""
+    async def give_back(self, lease: RunLease, now: datetime) -> bool:
+        """Let another worker go on with the run: this one is being stopped. It does not count as an attempt.
+
+        False where the run was another worker's already, or has ended.
+        """
         async with self._database.session() as session:
-            await session.execute(SQL.give_back, lease.run.id, lease.worker_id, now)
+            return await session.fetchval(SQL.give_back, lease.run.id, lease.worker_id, now) is not None
 
     async def rescue(self, now: datetime) -> list[Run]:
         """Take back the runs whose worker died: to be gone on with or, the third time, as failed. Answers them."""

@@ -6,10 +6,11 @@ SELECT pg_advisory_xact_lock(hashtextextended('eventsync:runs:' || $1::uuid::tex
 
 -- name: find_standing
 -- What already answers such a request: a run that has not ended yet, or the one that answered the schedule's same time.
+-- A patient is read once, whoever of those that follow them asked first.
 SELECT * FROM sync_logs
 WHERE connection_id = $1 AND sync_type = $2
-  AND (due_at = $5 OR (status IN ('starting', 'running') AND organization_id IS NOT DISTINCT FROM $3
-                       AND patient_id IS NOT DISTINCT FROM $4))
+  AND (due_at = $5 OR (status IN ('starting', 'running') AND patient_id IS NOT DISTINCT FROM $4
+                       AND (patient_id IS NOT NULL OR organization_id IS NOT DISTINCT FROM $3)))
 ORDER BY due_at = $5 DESC NULLS LAST, created_at DESC LIMIT 1;
 
 -- name: answer_schedule
@@ -28,10 +29,12 @@ SELECT pg_advisory_xact_lock(hashtextextended('eventsync:runs:claim', 0));
 -- A person's wish goes before the schedule's. Of one lane and connection one run goes on at a time.
 UPDATE sync_logs s
 SET status = 'running', worker_id = $1, leased_until = $3, attempts = attempts + 1, updated_at = $2,
-    started_at = CASE WHEN attempts = 0 THEN $2 ELSE started_at END
+    -- A run that was given back has begun already.
+    started_at = CASE WHEN attempts = 0 AND started_at = created_at THEN $2 ELSE started_at END
 WHERE s.id = (
     SELECT w.id FROM sync_logs w JOIN connections c ON c.id = w.connection_id
-    WHERE w.status = 'starting' AND c.disabled_at IS NULL AND ($4::uuid IS NULL OR w.id = $4)
+    WHERE w.status = 'starting' AND w.cancel_requested_at IS NULL AND c.disabled_at IS NULL
+      AND ($4::uuid IS NULL OR w.id = $4)
       AND (w.lane = 'patient' OR NOT EXISTS (
             SELECT FROM sync_logs r WHERE r.connection_id = w.connection_id AND r.lane = w.lane AND r.status = 'running'))
     ORDER BY w.lane = 'patient' DESC, w.sync_type LIKE 'manual%' DESC, w.created_at, w.id LIMIT 1)
