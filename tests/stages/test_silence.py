@@ -172,8 +172,7 @@ async def test_a_silence_is_warned_of_once_and_a_connection_once_an_hour(
     for minutes in (0, 5, 70):
         await watch.look(NOW + minutes * MINUTE)
     assert len(lines) == 1
-    heard = await practice.receive(NOW + 75 * MINUTE)
-    assert heard
+    await practice.receive(NOW + 75 * MINUTE)
     assert await watch.look(NOW + 80 * MINUTE) == []
     again = [Change(f"n{n}", NOW + 80 * MINUTE, "AppointmentCreated") for n in range(3)]
     await practice.sweep(*again, began=NOW + 85 * MINUTE)
