@@ -174,7 +174,7 @@ async def put_at_random(copy: CoveredCopy, connections: list[ConnectionId], dice
         for kind in ("appointment", "patient"):
             for _ in range(dice.choice([0, 0, 1, 3, 12])):
                 low, high = dice.choice(
-                    [(ALWAYS_FROM, ALWAYS_TO), (hour(), hour()), (hour(), hour()), (NOW, ALWAYS_TO)]
+                    [(ALWAYS_FROM, ALWAYS_TO), (hour(), hour()), (NOW, ALWAYS_TO), (ALWAYS_FROM, hour())]
                 )
                 if low < high:
                     evidence.reads.append((connection_id, kind, low, high, began := hour()))
