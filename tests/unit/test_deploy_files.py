@@ -295,6 +295,8 @@ def test_alerts_cover_what_wakes_somebody() -> None:
         "worker_restarts_total",
         'refused_total{reason="not_stored"}',
         "budget_left",
+        "webhook_silent_seconds",
+        'drift_last_day{verdict="never_came"}',
     ):
         assert sign in expressions
 
