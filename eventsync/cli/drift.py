@@ -106,11 +106,11 @@ def _summary_lines(summary: DriftSummary, shown: int) -> list[str]:
     lines = []
     if total:
         told = ", ".join(f"{count} {verdict}" for verdict, count in by_verdict.items() if count)
-        records = "1 finding" if total == 1 else f"{total} findings"
-        lines.append(f"\n{records}: {told}" + (f" (the latest {shown} are shown)" if shown < total else ""))
+        more = f" ({shown} shown, the latest)" if shown < total else ""
+        lines.append(f"\nfindings: {total} ({told}){more}")
     if total and summary.parked_unread:
         lines.append(
-            f"{summary.parked_unread} parked events of that time name no record, and some that never came may be"
-            " among them: see `eventsync events list --state parked`"
+            f"parked events of that time that name no record: {summary.parked_unread}; webhooks that never came may be"
+            " among them, see `eventsync events list --state parked`"
         )
     return lines
