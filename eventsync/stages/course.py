@@ -1,14 +1,20 @@
-"""What a run is to read, and how it went: what it left unread and why."""
+"""A run's course: which lists it is to read, and how it went with them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
+from eventsync.domain.call_plan import changes_plan, full_plan
 from eventsync.domain.connections import Connection
-from eventsync.domain.reads import PlannedRead
+from eventsync.domain.day_plan import plan_of_day
+from eventsync.domain.reads import Covers, PlannedRead
+from eventsync.domain.records import RecordKind
 from eventsync.domain.runs import Run, SyncType
 from eventsync.domain.slicing import ReadingRules
 from eventsync.domain.sync_settings import SyncSettings
+from eventsync.postgres.coverage import Coverage
 from eventsync.vendorkit.vendor import Vendor
 
 FETCH_FAILED = "Failed to fetch from PracticeQ"
@@ -46,3 +52,38 @@ def rules_of(run: Run, connection: Connection, vendor: Vendor) -> ReadingRules:
         rows_per_page=vendor.listing_rules.rows_per_page,
         deletions_told_for=vendor.listing_rules.deletions_told_for,
     )
+
+
+async def plan_lists(
+    coverage: Coverage,
+    connection: Connection,
+    rules: ReadingRules,
+    now: datetime,
+    *,
+    is_full: bool,
+    with_near: bool = False,
+) -> tuple[PlannedRead, ...]:
+    """Choose a run's lists by what is known of its connection.
+
+    `with_near` verifies today's and tomorrow's appointments beside what changed, where the day's calls allow it.
+    """
+    today = now.astimezone(ZoneInfo(connection.timezone)).date()
+    knowledge = await coverage.knowledge(connection.id, now, rules.first_day(today), rules.last_day(today))
+    if is_full:
+        return full_plan(knowledge, today, now, rules)
+    day = plan_of_day(knowledge.size, connection.calls_per_day, today, rules=rules)
+    return changes_plan(knowledge, today, now, spare_calls=day.near_check if with_near else 0, rules=rules)
+
+
+def told(planned: PlannedRead) -> str:
+    """Name a list for people."""
+    name = "clients" if planned.kind is RecordKind.PATIENT else f"{planned.kind.value}s"
+    match planned.covers:
+        case Covers.WINDOW:
+            return f"{name} from {planned.first_day} to {planned.last_day}"
+        case Covers.EVERYTHING:
+            return f"all {name}"
+        case Covers.CHANGES:
+            return f"changed {name}"
+        case Covers.DELETIONS:
+            return f"deleted {name}"

@@ -10,13 +10,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
-from zoneinfo import ZoneInfo
 
-from eventsync.domain.call_plan import changes_plan, full_plan
-from eventsync.domain.day_plan import plan_of_day
 from eventsync.domain.errors import Misconfigured, Rejected, Transient
 from eventsync.domain.reads import Covered, Covers, PlannedRead
-from eventsync.domain.records import RecordKind
 from eventsync.domain.runs import Run, RunEnd, RunStatus, SyncType
 from eventsync.domain.windows import DaysRead, Proved, is_proved
 from eventsync.postgres.absences import Absences
@@ -24,7 +20,7 @@ from eventsync.postgres.coverage import Coverage
 from eventsync.postgres.database import DatabaseAway
 from eventsync.postgres.runs import RunLease
 from eventsync.stages.accounts import OpenAccount
-from eventsync.stages.course import FETCH_FAILED, Course, is_full_run, rules_of
+from eventsync.stages.course import FETCH_FAILED, Course, is_full_run, plan_lists, rules_of, told
 from eventsync.stages.directory import ConnectionDirectory
 from eventsync.stages.holding import hold_while_away
 from eventsync.stages.practitioners import learn_practitioners
@@ -113,19 +109,14 @@ class Reconciler:
 
     async def _plan(self, reads: RunReads, *, is_full: bool) -> tuple[PlannedRead, ...]:
         """Choose the lists; those that an earlier attempt of the same run has read are done."""
-        now, run = self._store.clock(), reads.lease.run
-        today = now.astimezone(ZoneInfo(reads.connection.timezone)).date()
-        knowledge = await self._coverage.knowledge(
-            reads.connection.id, now, reads.rules.first_day(today), reads.rules.last_day(today)
+        run, connection = reads.lease.run, reads.connection
+        with_near = run.sync_type is SyncType.AUTOMATED_SWEEP
+        plan = await plan_lists(
+            self._coverage, connection, reads.rules, self._store.clock(), is_full=is_full, with_near=with_near
         )
-        if is_full:
-            plan = full_plan(knowledge, today, now, reads.rules)
-            done = await self._coverage.covered_by(reads.connection.id, run.id) if run.attempts > 1 else ()
+        if is_full and run.attempts > 1:
+            done = await self._coverage.covered_by(connection.id, run.id)
             plan = tuple(planned for planned in plan if not _is_done(planned, done))
-        else:
-            day = plan_of_day(knowledge.size, reads.connection.calls_per_day, today, rules=reads.rules)
-            spare_calls = day.near_check if run.sync_type is SyncType.AUTOMATED_SWEEP else 0
-            plan = changes_plan(knowledge, today, now, spare_calls=spare_calls, rules=reads.rules)
         reads.progress["expected_calls"] = sum(planned.expected_calls for planned in plan)
         reads.progress["total_steps"] = len(plan)
         return plan
@@ -134,7 +125,7 @@ class Reconciler:
         """Read the lists one after the other. Raises Misconfigured where the vendor refuses us."""
         in_a_row = 0
         for place, planned in enumerate(plan):
-            reads.progress |= {"step": _told(planned), "step_number": place + 1}
+            reads.progress |= {"step": told(planned), "step_number": place + 1}
             try:
                 await self._read_one(reader, reads, planned)
             except BudgetSpent as error:
@@ -142,7 +133,7 @@ class Reconciler:
                 course.stopped_because = f"{error}; {len(course.left)} lists are left, which the next run reads first"
                 return
             except (Transient, Rejected) as error:
-                course.failed[planned] = f"{FETCH_FAILED}: {_told(planned)}: {error}"
+                course.failed[planned] = f"{FETCH_FAILED}: {told(planned)}: {error}"
                 in_a_row += 1
                 if in_a_row == _MOST_FAILURES_IN_A_ROW:
                     course.left += plan[place + 1 :]
@@ -190,17 +181,3 @@ def _is_done(planned: PlannedRead, done: Sequence[Covered]) -> bool:
             return bool(mine)
         case Covers.CHANGES | Covers.DELETIONS:
             return False
-
-
-def _told(planned: PlannedRead) -> str:
-    """Name a list for people."""
-    name = "clients" if planned.kind is RecordKind.PATIENT else f"{planned.kind.value}s"
-    match planned.covers:
-        case Covers.WINDOW:
-            return f"{name} from {planned.first_day} to {planned.last_day}"
-        case Covers.EVERYTHING:
-            return f"all {name}"
-        case Covers.CHANGES:
-            return f"changed {name}"
-        case Covers.DELETIONS:
-            return f"deleted {name}"
