@@ -53,7 +53,10 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
         "settings",
         multiple=True,
         metavar="NAME=VALUE",
-        help="A setting of the connection: calls_per_minute, calls_per_day (a number, or `unlimited`).",
+        help="A setting of the connection: calls_per_minute, calls_per_day (a number, or `unlimited`),"
+        " daily_schedule (when all of it is read, as cron writes it on the clock of --timezone; `0 3 * * *` unless set,"
+        " or `off`), sweeps (`on` or `off`: what changed is read between the daily runs), days_back and days_ahead"
+        " (how far appointments are read, 90 each unless set).",
     ),
 )
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_network
 from types import MappingProxyType
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 from eventsync.domain.errors import Misconfigured
+from eventsync.domain.sync_settings import OFF, ON, zone_of
 from eventsync.vendorkit.vendor import VendorLimits
 
 _MOST_CALLS = 1_000_000
+_MOST_DAYS = 730
 _UNLIMITED = "unlimited"
 
 
@@ -36,10 +37,7 @@ def settings_checked(settings: Mapping[str, str]) -> dict[str, str]:
 
 def timezone_checked(name: str) -> str:
     """Answer the name of a time zone. Raises Misconfigured where the system's database has none of that name."""
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # no such zone; a path out of the database; a folder of zones
-        raise Misconfigured("there is no such time zone: give its IANA name, such as Europe/Berlin") from None
+    zone_of(name)
     return name
 
 
@@ -74,9 +72,17 @@ def base_url_checked(url: str) -> str:
     return url.strip().rstrip("/")
 
 
+def _require_number(name: str, value: str, most: int) -> None:
+    if not (value.isascii() and value.isdecimal() and len(value) <= 7 and 1 <= int(value) <= most):
+        raise Misconfigured(f"{name} is not a whole number from 1 to {most:,}")
+
+
 def _require_count(name: str, value: str) -> None:
-    if not (value.isascii() and value.isdecimal() and len(value) <= 7 and 1 <= int(value) <= _MOST_CALLS):
-        raise Misconfigured(f"{name} is not a whole number from 1 to {_MOST_CALLS:,}")
+    _require_number(name, value, _MOST_CALLS)
+
+
+def _require_days(name: str, value: str) -> None:
+    _require_number(name, value, _MOST_DAYS)
 
 
 def _require_count_or_unlimited(name: str, value: str) -> None:
@@ -84,10 +90,33 @@ def _require_count_or_unlimited(name: str, value: str) -> None:
         _require_count(name, value)
 
 
+def _require_switch(name: str, value: str) -> None:
+    if value not in (ON, OFF):
+        raise Misconfigured(f"{name} is neither {ON} nor {OFF}")
+
+
+def _require_schedule(name: str, value: str) -> None:
+    if value == OFF:
+        return
+    from eventsync.domain.daily_schedule import DailySchedule  # noqa: PLC0415  # whoever changes this, and no other
+
+    try:
+        DailySchedule.parse(value, zone_of("UTC"))
+    except Misconfigured as error:
+        raise Misconfigured(f'{name}: {error}, or "{OFF}"') from None
+
+
 def _per_day(value: str) -> int | None:
     return None if value == _UNLIMITED else int(value)
 
 
 _CHECKS: Mapping[str, Callable[[str, str], None]] = MappingProxyType(
-    {"calls_per_minute": _require_count, "calls_per_day": _require_count_or_unlimited}
+    {
+        "calls_per_minute": _require_count,
+        "calls_per_day": _require_count_or_unlimited,
+        "daily_schedule": _require_schedule,
+        "sweeps": _require_switch,
+        "days_back": _require_days,
+        "days_ahead": _require_days,
+    }
 )
