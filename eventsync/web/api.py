@@ -30,11 +30,22 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
-    """The endpoints, guarded. Those of others under /api/ in the same application are guarded as well."""
+    """The endpoints, guarded. Those of others under /api/ in the same application are guarded as well.
 
-    def __init__(self, authenticator: Authenticator, endpoints: Iterable[Endpoint], clock: Clock) -> None:
+    `stop_waiting` is called when the application ends, for calls that wait to be answered with what there is.
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        endpoints: Iterable[Endpoint],
+        clock: Clock,
+        *,
+        stop_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
         self._authenticator = authenticator
         self._clock = clock
+        self._stop_waiting = stop_waiting
         own = Endpoint("GET", "/api/openapi.json", self._described, dict, "This description (OpenAPI 3.1)")
         self.endpoints = (*endpoints, own)
         self._cron_routes = frozenset((each.method, each.path) for each in self.endpoints if each.takes_cron_secret)
@@ -43,8 +54,12 @@ class Api:
     def add_routes(self, app: web.Application) -> None:
         """Put the endpoints and their guard into `app`."""
         app.middlewares.append(self._guard)
+        app.on_shutdown.append(self._shut_down)
         for endpoint in self.endpoints:
             app.router.add_route(endpoint.method, endpoint.path, self._handler(endpoint))
+
+    async def _shut_down(self, _app: web.Application) -> None:
+        self._stop_waiting()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:

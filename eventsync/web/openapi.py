@@ -23,6 +23,7 @@ _SCALARS: Mapping[Any, _Json] = {
     Any: {},
     str: {"type": "string"},
     int: {"type": "integer"},
+    float: {"type": "number"},
     bool: {"type": "boolean"},
     dict: {"type": "object"},
     NoneType: {"type": "null"},

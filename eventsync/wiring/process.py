@@ -250,7 +250,15 @@ class Process:
         if Role.API in self.options.roles:
             from eventsync.wiring.api import make_api  # noqa: PLC0415  # this role's alone
 
-            make_api(self.database, self.options.keyring, self.connections, self.queue, self.clock).add_routes(app)
+            make_api(
+                self.database,
+                self.options.keyring,
+                self.connections,
+                self.queue,
+                self.clock,
+                listener=self.listener,
+                cron_secret=self.options.settings.cron_secret,
+            ).add_routes(app)
         return app
 
     def _health(self) -> Health:

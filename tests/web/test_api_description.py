@@ -10,16 +10,21 @@ from uuid import UUID
 
 import pytest
 
+from eventsync.domain.runs import RunRequest, SyncType
+from eventsync.postgres.runs import Runs
 from eventsync.wiring.process import Process
 from web.api_site import DAY, NOW, Site
+from web.played_worker import PlayedWorker, completed
 
 Json = dict[str, Any]
+CRON = "/api/cron/sync-practiceq-appointments"
 METHODS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
 TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
     "string": (str,),
     "integer": (int,),
+    "number": (int, float),
     "boolean": (bool,),
     "null": (type(None),),
 }
@@ -143,6 +148,18 @@ async def test_every_example_and_default_fits_its_own_schema(document: Json) -> 
     assert found > 20
 
 
+async def test_every_body_is_described_and_its_examples_fit(document: Json) -> None:
+    bodies = [operation["requestBody"] for _, _, operation in operations(document) if "requestBody" in operation]
+    assert len(bodies) == 1
+    for body in bodies:
+        assert body["description"]
+        assert body["required"] is False
+        schema = body["content"]["application/json"]["schema"]
+        assert schema["examples"]
+        for example in schema["examples"]:
+            check(document, schema, example)
+
+
 async def test_every_example_is_accepted(document: Json, site: Site) -> None:
     for method, path, operation in operations(document):
         described = [resolved(document, each) for each in operation["parameters"]]
@@ -164,6 +181,8 @@ async def test_what_is_answered_is_what_is_described(document: Json, site: Site)
     finished = await site.finished_event(site.practice, 1)
     waiting, parked = await site.event(site.practice, 2), await site.event(site.practice, 3)
     await site.park(parked)
+    asked = RunRequest(SyncType.AUTOMATED_SWEEP, site.practice.connection_id, site.practice.organization_id, "test")
+    run, _ = await Runs(site.pool).request(asked, NOW)
     calls: list[tuple[str, str, str, dict[str, str]]] = [
         ("get", "/api/v1/events", "", {}),
         ("get", "/api/v1/events", "", {"limit": "1"}),
@@ -184,13 +203,22 @@ async def test_what_is_answered_is_what_is_described(document: Json, site: Site)
         ("get", "/api/v1/drift", "", {}),
         ("get", "/api/v1/drift/summary", "", {}),
         ("get", "/api/openapi.json", "", {}),
+        ("get", CRON, "", {}),
+        ("post", CRON, "", {}),
+        ("post", "/api/partner-dashboard/patients/sync-all", "", {}),
+        ("post", "/api/partner-dashboard/patients/{id}/sync", patient, {}),
+        ("get", "/api/v1/sync/progress/{sync_id}", str(run.id), {}),
+        ("get", "/api/v1/sync/history/{organization_id}", "practice-1", {"limit": "2"}),
+        ("post", "/api/v1/sync/cancel/{sync_id}", str(run.id), {}),
     ]
     assert {(method, path) for method, path, _, _ in calls} == {each[:2] for each in operations(document)}
-    for token in (site.admin, None):
-        for method, path, identifier, query in calls:
-            answer = await site.call(method.upper(), path.replace("{id}", identifier), token, query=query)
-            response = document["paths"][path][method]["responses"][str(answer.status)]
-            check(document, response["content"]["application/json"]["schema"], answer.json, f"{method} {path}")
+    for token in (site.admin, site.practice.operator, None):
+        async with PlayedWorker(site.pool).working(lambda _: completed()):
+            for method, path, identifier, query in calls:
+                filled = re.sub(r"{\w+}", identifier, path)
+                answer = await site.call(method.upper(), filled, token, query=query)
+                response = document["paths"][path][method]["responses"][str(answer.status)]
+                check(document, response["content"]["application/json"]["schema"], answer.json, f"{method} {path}")
 
 
 async def test_the_check_tells_an_answer_that_is_not_as_described(document: Json, site: Site) -> None:
