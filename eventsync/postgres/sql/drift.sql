@@ -83,7 +83,8 @@ LEFT JOIN LATERAL (
 ) heard ON true
 WHERE c.disabled_at IS NULL AND ($1::uuid IS NULL OR c.id = $1)
   AND (EXISTS (SELECT FROM webhook_tokens t WHERE t.connection_id = c.id AND (t.expires_at IS NULL OR t.expires_at > $3))
-       OR EXISTS (SELECT FROM event_history h WHERE h.connection_id = c.id))
+       OR (SELECT true FROM event_history h WHERE h.connection_id = c.id
+           ORDER BY h.entity_kind, h.entity_id, h.received_at LIMIT 1))
 ORDER BY c.number;
 
 -- name: prune_findings
