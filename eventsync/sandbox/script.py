@@ -19,7 +19,9 @@ class ApiAnswer(StrEnum):
     HTML = "html"  # a page for people, with `status` (200 is possible)
     EMPTY_LIST = "empty_list"  # 200 and no rows
     PREVIOUS_PAGE = "previous_page"  # once more what the route answered last with 200; the truth if that was nothing
-    CUT = "cut"  # the connection ends without an answer; aiohttp's client may ask once more by itself
+    CUT = (
+        "cut"  # the connection ends without an answer; aiohttp's client asks once more by itself: `times` 2 is noticed
+    )
     CUT_MIDWAY = "cut_midway"  # the connection ends in the middle of the true answer
 
 
