@@ -18,7 +18,7 @@ from eventsync.domain.records import RecordKind
 from eventsync.domain.runs import RunId
 from eventsync.postgres.database import Database
 from eventsync.postgres.drift import DriftFilter
-from eventsync.postgres.queue import Parked
+from eventsync.postgres.queue import Finished, Parked, finish
 from postgres.drifting import HOUR, MINUTE, NOW, SECOND, STARTS, SWEEP, Change, Drifting
 
 DAY = timedelta(days=1)
@@ -126,10 +126,11 @@ async def test_a_parked_webhook_that_was_applied_again_is_late(practice: Driftin
     assert await practice.verdicts() == {"a1": "late"}
 
 
-async def test_a_parked_webhook_of_an_earlier_change_does_not_count(practice: Drifting) -> None:
+@pytest.mark.parametrize("apart", [-HOUR, 6 * MINUTE])
+async def test_a_parked_webhook_of_another_change_does_not_count(practice: Drifting, apart: timedelta) -> None:
     await practice.webhook(BOOKED)
-    await practice.parked(MOVED)
-    await practice.sweep(replace(MOVED, at=SWEEP - HOUR, start=STARTS + 2 * HOUR))
+    await practice.parked(replace(MOVED, at=MOVED.at + apart))
+    await practice.sweep(MOVED)
     assert await practice.verdicts() == {"a1": "never_came"}
 
 
@@ -150,6 +151,29 @@ async def test_a_webhook_that_came_in_time_and_changed_nothing_was_dropped_by_th
     await practice.sweep(MOVED)
     (found,) = await practice.found()
     assert (found.verdict, found.webhook_event_id) == (DriftVerdict.DROPPED_BY_GUARD, dropped)
+
+
+async def test_a_webhook_that_changed_only_the_client_whom_it_names_was_dropped_by_the_guard(
+    practice: Drifting,
+) -> None:
+    await practice.webhook(BOOKED)
+    dropped = await practice.receive(MOVED.at + SECOND)
+    end = Finished(
+        dropped, Outcome.APPLIED, "AppointmentRescheduled", "appointment", "a1", MOVED.position,
+        changed_fields=("patient.phone",),
+    )  # fmt: skip
+    async with practice.pool.transaction() as session:
+        await finish(session, [end], MOVED.at + SECOND)
+    await practice.sweep(MOVED)
+    (found,) = await practice.found()
+    assert (found.verdict, found.webhook_event_id) == (DriftVerdict.DROPPED_BY_GUARD, dropped)
+
+
+async def test_a_replay_is_no_webhook(practice: Drifting, database: asyncpg.Connection) -> None:
+    await practice.sweep(MOVED)
+    await practice.webhook(MOVED, after=3 * HOUR)
+    await database.execute("UPDATE event_history SET source = 'replay'")
+    assert await practice.verdicts() == {"a1": "never_came"}
 
 
 async def test_an_applied_webhook_of_the_same_millisecond_told_of_something_else(practice: Drifting) -> None:
@@ -202,7 +226,8 @@ async def test_a_deletion_needs_the_webhook_of_a_deletion(practice: Drifting) ->
 async def test_an_absence_needs_the_webhook_of_a_deletion_and_knows_no_since(practice: Drifting) -> None:
     await practice.webhook(replace(BOOKED, at=SWEEP - 9 * HOUR))
     gone = replace(BOOKED, at=SWEEP - 8 * HOUR, told_by="AppointmentDeleted", deleted=True)
-    await practice.webhook(gone)
+    for _ in range(2):  # the second time it changed nothing
+        await practice.webhook(gone)
     await practice.webhook(BOOKED)  # it came back
     await practice.miss("a1")
     (found,) = await practice.found()
