@@ -89,10 +89,15 @@ class PatientReading:
         self._patient = patient
         self._days = days
         self.lists_read = 0
-        self.is_whole = True  # nothing that belongs to the refresh was left unread
         self.warnings: list[str] = []
         self.practitioner_ids: set[str] = set()
         self.reasons: dict[str, str] = {}  # why an appointment, by its id, could not be understood
+        self._unread_clients = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the appointments of all of the patient's clients were read."""
+        return self._unread_clients == 0
 
     async def read(self) -> None:
         """Make the calls, and write each answer as it comes.
@@ -102,6 +107,8 @@ class PatientReading:
         searches = await self._searches()
         for search in searches:
             await self._list(search)
+        if self._unread_clients:
+            self._warn_of_unread("appointments", self._unread_clients)
         for search in searches:
             await self._look_for_unlisted(search)
         if len(self._patient.clients) > 1:
@@ -122,19 +129,23 @@ class PatientReading:
         found = [search for search in searches if search is not None]
         if not found and self._patient.clients:
             raise CannotAsk(_NO_EMAIL)
+        if self._patient.clients:
+            self._unread_clients = len(searches) - len(found)
         return list(_joined(found))
 
     async def _find_by_email(self) -> _Search | None:
         """Find the one client that has the patient's e-mail. Raises CannotAsk where it may be somebody else."""
-        email = self._patient.email
-        if email is None or not _key(email):
+        email = (self._patient.email or "").strip()
+        if not email:
             raise CannotAsk(_NO_EMAIL)
         if self._patient.shares_email:
             raise CannotAsk(_AMBIGUOUS)
         self._begin("Looking for the client by the patient's e-mail")
         began_at, page = await self._first_page(Listing(kind=RecordKind.PATIENT, of_client=email))
         same = {upsert.entity.external_id: upsert for upsert, content in _clients(page) if _has_email(content, email)}
-        others = await ruled_out(self._store.database, self._run.connection.id, self._patient.id, same.keys())
+        others = await hold_while_away(
+            partial(ruled_out, self._store.database, self._run.connection.id, self._patient.id, same.keys())
+        )
         candidates = [upsert for external_id, upsert in same.items() if external_id not in others]
         await self._reader.write(list(same.values()), began_at)
         if len(same) > 1 or not page.is_last:
@@ -168,20 +179,18 @@ class PatientReading:
         while unread and self._may_call():
             await self._read_client(unread.pop(0))
         if unread:
-            self.warnings.append(
-                f"The patient has {len(self._patient.clients)} clients: "
-                f"the names and e-mails of {len(unread)} were not read, since a refresh makes {MAX_CALLS} calls."
-            )
+            self._warn_of_unread("names and e-mails", len(unread))
+
+    def _warn_of_unread(self, what: str, clients: int) -> None:
+        self.warnings.append(
+            f"The {what} of {clients} of the patient's {len(self._patient.clients)} clients were not read: "
+            f"a refresh makes {MAX_CALLS} calls, and asks by e-mail or name. A later sweep reads the rest."
+        )
 
     async def _list(self, search: _Search) -> None:
         """Read the first page of the clients' appointments, latest first."""
         if not self._may_call():
-            self.is_whole = False
-            clients = len(search.client_ids)
-            self.warnings.append(
-                f"The appointments of {clients} of the patient's clients were not read: "
-                f"a refresh makes {MAX_CALLS} calls, and the next sweep reads them."
-            )
+            self._unread_clients += len(search.client_ids)
             return
         self._begin("Reading the appointments")
         search.began_at, page = await self._first_page(self._days.listing(search.text))
@@ -226,7 +235,8 @@ class PatientReading:
         if not rejected:
             return
         named = [row.external_id for row in rejected if row.external_id is not None]
-        others = await appointments_of_others(self._store.database, self._run.connection.id, named, search.client_ids)
+        place = self._store.database, self._run.connection.id
+        others = await hold_while_away(partial(appointments_of_others, *place, named, search.client_ids))
         mine = [row for row in rejected if row.external_id not in others]
         self._run.tally.add(Written(rejected=mine))
         self.reasons |= {row.external_id: row.reason for row in mine if row.external_id is not None}
@@ -268,15 +278,22 @@ class PatientReading:
         return self._run.account.spent.calls < MAX_CALLS
 
     def _begin(self, step: str) -> None:
-        number = self._run.account.spent.calls + 1
-        self._run.progress |= {"step": step, "step_number": number, "total_steps": MAX_CALLS}
-        self._run.progress |= {"expected_calls": MAX_CALLS}
+        calls = self._run.account.spent.calls
+        self._run.progress |= {
+            "step": step,
+            "step_number": calls + 1,
+            "total_steps": MAX_CALLS,
+            "percentage": 100 * calls // MAX_CALLS,
+            "calls": calls,
+            "expected_calls": MAX_CALLS,
+            "records_seen": len(self._run.tally.found),
+        }
 
 
 def _search(client: HeldClient, patient_email: str | None, held_email: str | None = None) -> _Search | None:
     """Choose what finds a client's appointments; `held_email` is what was held of it before it was read."""
-    text = client.email or client.name or patient_email
-    if text is None:
+    text = client.email or client.name or (patient_email or "").strip()
+    if not text:
         return None
     is_former = held_email is not None and _key(held_email) not in (_key(client.email or ""), _key(text))
     return _Search(text, {client.external_id}, client.email is not None, held_email if is_former else None)

@@ -176,6 +176,7 @@ def _end(reading: PatientReading, reads: RunReads, failure: str | None, told: Ma
         "warnings": reading.warnings,
         "intakeq_api_calls": spent.calls,
         "rate_limit_hit": spent.rate_limit_hits > 0,
+        "appointments_deleted": len(tally.deleted),
         "stopped_because": failure,
     }
     return RunEnd(status, counts, failure, metadata | dict(told))
