@@ -121,5 +121,19 @@ class Refetch:
     entity: EntityRef
 
 
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A record as a list names it that does not tell it whole.
+
+    A `fingerprint` (16 bytes) unlike the last one seen says that the record must be read again. `is_finished` is False
+    for what its author has not handed in yet: it becomes a record with the event that says so.
+    """
+
+    entity: EntityRef
+    status: str | None
+    is_finished: bool
+    fingerprint: bytes
+
+
 Change = Upsert | Delete | Absence | Refetch
 RecordChange = Upsert | Delete | Absence

@@ -71,6 +71,11 @@ class Coverage:
             walk_began_at={RecordKind(row["kind"]): row["began_at"] for row in walks},
         )
 
+    async def changes_followed(self, connection_id: ConnectionId) -> Mapping[RecordKind, Cursor]:
+        """Tell how far the lists of changes were followed."""
+        async with self._database.session() as session:
+            return _cursors(await session.fetch(SQL.load_cursors, connection_id), "changed")
+
     async def covered_by(self, connection_id: ConnectionId, run_id: RunId) -> tuple[Covered, ...]:
         """Tell what the run itself has read completely, in earlier attempts as well."""
         async with self._database.session() as session:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from eventsync.domain.call_plan import changes_plan, full_plan
 from eventsync.domain.connections import Connection
 from eventsync.domain.day_plan import plan_of_day
-from eventsync.domain.reads import Covers, PlannedRead
+from eventsync.domain.reads import Covers, Knowledge, PlannedRead
 from eventsync.domain.records import RecordKind
 from eventsync.domain.runs import Run, SyncType
 from eventsync.domain.slicing import ReadingRules
@@ -18,6 +18,7 @@ from eventsync.postgres.coverage import Coverage
 from eventsync.vendorkit.vendor import Vendor
 
 FETCH_FAILED = "Failed to fetch from PracticeQ"
+_FIRST_INVOICES = timedelta(days=7)  # of a new connection: what changed before is older than its webhooks
 _FULL = frozenset({SyncType.AUTOMATED_DAILY, SyncType.BACKFILL})
 
 
@@ -70,9 +71,16 @@ async def plan_lists(
     today = now.astimezone(ZoneInfo(connection.timezone)).date()
     knowledge = await coverage.knowledge(connection.id, now, rules.first_day(today), rules.last_day(today))
     if is_full:
-        return full_plan(knowledge, today, now, rules)
+        return (*full_plan(knowledge, today, now, rules), _changed_invoices(knowledge, now))
     day = plan_of_day(knowledge.size, connection.calls_per_day, today, rules=rules)
     return changes_plan(knowledge, today, now, spare_calls=day.near_check if with_near else 0, rules=rules)
+
+
+def _changed_invoices(knowledge: Knowledge, now: datetime) -> PlannedRead:
+    """Plan the list of invoices that changed: beside appointments and clients, the third that lists tell whole."""
+    followed = knowledge.changed.get(RecordKind.INVOICE)
+    since = now - _FIRST_INVOICES if followed is None else followed.covered_until
+    return PlannedRead(kind=RecordKind.INVOICE, covers=Covers.CHANGES, since=since)
 
 
 def told(planned: PlannedRead) -> str:

@@ -6,12 +6,12 @@ whole list proves are committed together: a run can be killed anywhere, and noth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 from eventsync.domain.changes import Absence, EntityRef, RecordChange
@@ -40,12 +40,15 @@ from eventsync.postgres.runs import RunLease, Runs
 from eventsync.stages.accounts import Account
 from eventsync.stages.holding import hold_while_away
 from eventsync.stages.tally import Tally, Written, surprises
+from eventsync.telemetry import Metrics
 from eventsync.vendorkit.budget import Purpose
 from eventsync.vendorkit.listing import Listing, Page, RejectedRow
 from eventsync.vendorkit.vendor import Vendor
 
+Also: TypeAlias = Callable[[Session], Awaitable[None]]
+"""What is done in the transaction that writes a batch."""
+
 _DAY = timedelta(days=1)
-_REFUSED = "database_refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Store:
     database: Database
     writer: RecordWriter
     runs: Runs
+    metrics: Metrics
     clock: Clock
 
 
@@ -85,6 +89,17 @@ class _Read:
     latest_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What one transaction writes. `is_listed` where it is a page of a list that the run reads in order."""
+
+    changes: Sequence[RecordChange]
+    rejected: Sequence[RejectedRow]
+    began_at: datetime
+    also: Also | None = None
+    is_listed: bool = False
+
+
 class ListReader:
     """Reads lists for one run."""
 
@@ -99,12 +114,13 @@ class ListReader:
         """
         began_at = self._store.clock()
         read = _Read(planned, began_at, began_at if walk is None else walk.began_at)
-        listing = _listing(planned, walk, ZoneInfo(self._run.connection.timezone))
+        listing = _listing(planned, walk, self._run.connection.timezone)
         client, purpose = self._run.account.client, self._run.purpose
         async with aclosing(client.pages(listing, read_began_ms=milliseconds(began_at), purpose=purpose)) as pages:
             async for page in pages:
                 read.latest_ms = max([*_positions(page.items, planned.kind), *_known(read.latest_ms)], default=None)
-                await self._keep(read, page)
+                place = partial(self._keep_place, read, page)
+                await self._keep(_Batch(page.items, page.rejected, began_at, place, is_listed=True))
         self._note_end(read, in_one_go=walk is None)
 
     async def look(self, entity: EntityRef) -> None:
@@ -114,64 +130,49 @@ class ListReader:
         changes = await client.refetch(entity, sequence=0, read_began_ms=milliseconds(began_at), purpose=purpose)
         await self.write(changes, began_at)
 
-    async def write(self, changes: Sequence[RecordChange], began_at: datetime) -> None:
-        """Write what single reads or absences say, outside of any list."""
-        await self._keep(None, Page(tuple(changes)), began_at)
+    async def write(self, changes: Sequence[RecordChange], began_at: datetime, *, also: Also | None = None) -> None:
+        """Write what single reads or absences say, outside of any list, and `also` in the same transaction."""
+        await self._keep(_Batch(changes, (), began_at, also))
 
-    async def _keep(self, read: _Read | None, page: Page[RecordChange], began_at: datetime | None = None) -> None:
-        """Write a page; rows that PostgreSQL refuses are set apart, and the rest of it is written one by one."""
-        began_at = read.began_at if read is not None else began_at or self._store.clock()
+    async def _keep(self, batch: _Batch) -> None:
+        """Write a batch; rows that PostgreSQL refuses are set apart, and the rest of it is written one by one."""
         try:
-            await self._commit(read, page.items, page.rejected, began_at, page)
+            await self._commit(batch)
         except Rejected:
-            for change in page.items:
-                await self._keep_one(change, began_at)
-            await self._commit(read, (), page.rejected, began_at, page)
+            for change in batch.changes:
+                await self._keep_one(change, batch.began_at)
+            await self._commit(replace(batch, changes=()))
 
     async def _keep_one(self, change: RecordChange, began_at: datetime) -> None:
         try:
-            await self._commit(None, (change,), (), began_at)
+            await self._commit(_Batch((change,), (), began_at))
         except Rejected as error:
-            refused = RejectedRow(change.entity.external_id, error.reason or _REFUSED)
-            await self._commit(None, (), (refused,), began_at)
+            await self._commit(_Batch((), (RejectedRow(change.entity.external_id, error.reason),), began_at))
 
-    async def _commit(
-        self,
-        read: _Read | None,
-        changes: Sequence[RecordChange],
-        rejected: Sequence[RejectedRow],
-        began_at: datetime,
-        page: Page[RecordChange] | None = None,
-    ) -> None:
+    async def _commit(self, batch: _Batch) -> None:
         """Commit once, however long PostgreSQL is away meanwhile: what was read was paid for."""
-        committing = partial(self._commit_once, read, changes, rejected, began_at, page)
-        self._run.tally.add(await hold_while_away(committing))
+        written, findings = await hold_while_away(partial(self._commit_once, batch))
+        self._run.tally.add(written)
+        self._store.metrics.count_drift(findings)
 
-    async def _commit_once(
-        self,
-        read: _Read | None,
-        changes: Sequence[RecordChange],
-        rejected: Sequence[RejectedRow],
-        began_at: datetime,
-        page: Page[RecordChange] | None,
-    ) -> Written:
+    async def _commit_once(self, batch: _Batch) -> tuple[Written, Sequence[DriftFinding]]:
         run, now = self._run, self._store.clock()
         async with self._store.database.transaction() as session:
-            in_order = read is not None and await self._in_order(session, changes, began_at)
-            entries = [EventChange(None, change) for change in changes]
+            in_order = batch.is_listed and await self._in_order(session, batch)
+            entries = [EventChange(None, change) for change in batch.changes]
             merged = await self._store.writer.write(session, entries, now, reads_in_order=in_order)
-            written = Written(tuple(zip(changes, merged, strict=True)), rejected)
-            await record_findings(session, list(self._findings(written, began_at, now)))
-            if read is not None and page is not None:
-                await self._keep_place(session, read, page)
-            counts = run.tally.counts_with(written)
-            await self._store.runs.hold(session, run.lease, counts, self._progress(), now)
-        return written
+            written = Written(tuple(zip(batch.changes, merged, strict=True)), batch.rejected)
+            findings = list(self._findings(written, batch.began_at, now))
+            await record_findings(session, findings)
+            if batch.also is not None:
+                await batch.also(session)
+            await self._store.runs.hold(session, run.lease, run.tally.counts_with(written), self._progress(), now)
+        return written, findings
 
-    async def _in_order(self, session: Session, changes: Sequence[RecordChange], began_at: datetime) -> bool:
-        ids = [change.entity.external_id for change in changes]
-        kinds = sorted({change.entity.kind for change in changes})
-        return await self._store.runs.reads_in_order(session, self._run.lease, kinds, ids, began_at)
+    async def _in_order(self, session: Session, batch: _Batch) -> bool:
+        ids = [change.entity.external_id for change in batch.changes]
+        kinds = sorted({change.entity.kind for change in batch.changes})
+        return await self._store.runs.reads_in_order(session, self._run.lease, kinds, ids, batch.began_at)
 
     def _findings(self, written: Written, began_at: datetime, now: datetime) -> Iterable[DriftFinding]:
         """Say what was wrong, but for what the vendor changed before anyone could have told us."""
@@ -183,7 +184,7 @@ class ListReader:
             if finding is not None and (finding.since is None or finding.since >= run.watched_since):
                 yield finding
 
-    async def _keep_place(self, session: Session, read: _Read, page: Page[RecordChange]) -> None:
+    async def _keep_place(self, read: _Read, page: Page[RecordChange], session: Session) -> None:
         """With the last page, keep what the list has proved; before, where a long walk is to be gone on with."""
         planned, connection_id = read.planned, self._run.connection.id
         if planned.covers is Covers.EVERYTHING and not page.is_last:
@@ -234,7 +235,7 @@ class ListReader:
         return run.progress | {"calls": calls, "percentage": min(99, 100 * calls // expected), "records_seen": listed}
 
 
-def _listing(planned: PlannedRead, walk: Walk | None, zone: ZoneInfo) -> Listing:
+def _listing(planned: PlannedRead, walk: Walk | None, zone: str) -> Listing:
     """Say what to list. A walk goes on a page before its place, since rows move up where others were removed."""
     match planned.covers:
         case Covers.WINDOW:
@@ -242,16 +243,16 @@ def _listing(planned: PlannedRead, walk: Walk | None, zone: ZoneInfo) -> Listing
         case Covers.EVERYTHING:
             return Listing(kind=planned.kind, first_page=1 if walk is None else max(1, walk.next_page - 1))
         case Covers.CHANGES:
-            return Listing(kind=planned.kind, changed_since=_day_before(planned.since, zone))
+            if planned.since is None:
+                raise ValueError("a list of changes needs a moment to begin at")
+            return Listing(kind=planned.kind, changed_since=day_before(planned.since, zone))
         case Covers.DELETIONS:
             return Listing(kind=planned.kind, deleted=True)
 
 
-def _day_before(since: datetime | None, zone: ZoneInfo) -> date:
+def day_before(since: datetime, zone: str) -> date:
     """Choose the day to list changes from: neither its zone nor whether it counts itself is documented."""
-    if since is None:
-        raise ValueError("a list of changes needs a moment to begin at")
-    return min(since.astimezone(UTC).date(), since.astimezone(zone).date()) - _DAY
+    return min(since.astimezone(UTC).date(), since.astimezone(ZoneInfo(zone)).date()) - _DAY
 
 
 def _positions(changes: Iterable[RecordChange], kind: RecordKind) -> Iterable[int]:

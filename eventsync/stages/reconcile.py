@@ -27,6 +27,8 @@ from eventsync.stages.practitioners import learn_practitioners
 from eventsync.stages.reading import ListReader, RunReads, Store
 from eventsync.stages.run_report import RunReport
 from eventsync.stages.second_look import SecondLook
+from eventsync.stages.summary_reading import KINDS as SUMMARIZED
+from eventsync.stages.summary_reading import SummaryReader
 from eventsync.stages.tally import Tally
 from eventsync.vendorkit.budget import BudgetSpent, Purpose
 from eventsync.vendorkit.vendor import Vendor
@@ -99,6 +101,8 @@ class Reconciler:
                 await self._read_all(reader, reads, course, again)
             looking = SecondLook(self._absences, reader, reads, allow_mass_delete=_allows_mass_delete(reads.lease.run))
             course.warnings += await self._while_held(looking.settle)
+            if is_full:
+                await self._while_held(lambda: self._read_summaries(reader, reads, course))
         except Misconfigured as error:
             course.is_refused, course.stopped_because = True, f"{FETCH_FAILED}: {error}"
         except BudgetSpent as error:
@@ -150,6 +154,14 @@ class Reconciler:
             if walk is not None and walk.began_at < self._store.clock() - _LONGEST_WALK:
                 walk = None
         await self._while_held(lambda: reader.read(planned, walk))
+
+    async def _read_summaries(self, reader: ListReader, reads: RunReads, course: Course) -> None:
+        summaries = SummaryReader(self._store, reader, reads)
+        cursors = await self._coverage.changes_followed(reads.connection.id)
+        for kind in SUMMARIZED:
+            waiting = await summaries.read(kind, cursors.get(kind))
+            if waiting:
+                course.warnings.append(f"{waiting} {kind.value}s wait for the next full run to be read")
 
     async def _learn_practitioners(self, reads: RunReads) -> None:
         await learn_practitioners(

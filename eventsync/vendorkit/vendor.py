@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from eventsync.domain.changes import EntityRef, RecordChange
+from eventsync.domain.changes import EntityRef, RecordChange, Summary
 from eventsync.domain.connections import Connection
 from eventsync.domain.records import Content, Practitioner, RecordKind
 from eventsync.domain.webhooks import WebhookContext, WebhookReading
@@ -54,6 +54,9 @@ class VendorClient(RecordReader, Protocol):
         A failed page raises, so that it never looks like the last one. `read_began_ms` is when the whole read began,
         in Unix milliseconds. Raises ValueError for a listing that the vendor has not.
         """
+
+    def summaries(self, listing: Listing, *, purpose: Purpose) -> AsyncGenerator[Page[Summary], None]:
+        """List records of the kinds whose lists do not tell them whole. Raises ValueError for other kinds."""
 
     async def practitioners(self, *, purpose: Purpose) -> tuple[Practitioner, ...]:
         """List who works at the practice."""

@@ -114,7 +114,7 @@ class RefreshSite:
 
             return Account(VENDORS[connection.vendor].client(connection, http), budget, calls_left)
 
-        store = Store(site.pool, site.spine.writer, site.runs, site.clock)
+        store = Store(site.pool, site.spine.writer, site.runs, site.spine.metrics, site.clock)
         return PatientRefresher(store, Coverage(site.pool), site.spine.directory, VENDORS, open_account)
 
     def record_id(self, appointment_id: str) -> str:

@@ -110,7 +110,7 @@ class SyncSite:
     def reconciler(self) -> Reconciler:
         """Make what carries out runs, as another process would."""
         runs, coverage = self.runs, Coverage(self.pool)
-        store = Store(self.pool, self.spine.writer, runs, self.clock)
+        store = Store(self.pool, self.spine.writer, runs, self.spine.metrics, self.clock)
         report = RunReport(self.pool, RunPatients(self.pool), coverage, Schedules(self.pool), self.clock)
         return Reconciler(
             store, coverage, Absences(self.pool), report, self.spine.directory, VENDORS, self.open_account

@@ -122,3 +122,12 @@ CREATE TABLE sync_schedules (
     connection_id uuid PRIMARY KEY REFERENCES connections,
     next_sweep_at timestamptz NOT NULL
 );
+
+-- What a list said of a record that it does not tell whole, when the record was last read or found to be as it is held.
+CREATE TABLE summary_fingerprints (
+    connection_id uuid NOT NULL REFERENCES connections,
+    kind          text NOT NULL,
+    external_id   text NOT NULL,
+    fingerprint   bytea NOT NULL,
+    PRIMARY KEY (connection_id, kind, external_id)
+);

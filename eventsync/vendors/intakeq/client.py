@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
-from eventsync.domain.changes import Absence, EntityRef, RecordChange, Source
+from eventsync.domain.changes import Absence, EntityRef, RecordChange, Source, Summary
 from eventsync.domain.connections import Connection
 from eventsync.domain.errors import Misconfigured, Rejected, Transient
 from eventsync.domain.fields import Fields
@@ -20,7 +20,6 @@ from eventsync.vendorkit.budget import Purpose
 from eventsync.vendorkit.http import NotFound, VendorHttp
 from eventsync.vendorkit.listing import Listing, Page
 from eventsync.vendors.intakeq.documents import (
-    DocumentSummary,
     deleted_document,
     document_summary,
     intake_change,
@@ -117,6 +116,17 @@ class IntakeQClient:
                 raise ValueError(f"IntakeQ's list of {listing.kind.value}s holds summaries only")
         return read(wanted, read_began_ms=read_began_ms, purpose=purpose, first_page=listing.first_page)
 
+    def summaries(self, listing: Listing, *, purpose: Purpose) -> AsyncGenerator[Page[Summary], None]:
+        """List what lists only summarize: intakes and notes. Raises ValueError for others."""
+        wanted = ListFilter(updated_since=listing.changed_since, deleted_only=listing.deleted)
+        match listing.kind:
+            case RecordKind.INTAKE:
+                return self.intakes(wanted, purpose=purpose)
+            case RecordKind.NOTE:
+                return self.notes(wanted, purpose=purpose)
+            case _:
+                raise ValueError(f"IntakeQ's list of {listing.kind.value}s tells them whole: read its pages")
+
     def appointments(
         self,
         wanted: ListFilter = EVERYTHING,
@@ -162,7 +172,7 @@ class IntakeQClient:
 
     def intakes(
         self, wanted: ListFilter = EVERYTHING, *, purpose: Purpose = Purpose.SWEEP
-    ) -> AsyncGenerator[Page[DocumentSummary], None]:
+    ) -> AsyncGenerator[Page[Summary], None]:
         """List the summaries of intakes, those not yet submitted included."""
         params = query(RecordKind.INTAKE, wanted) | {"all": "true"}
         pages = self._pages("intakes/summary", params, "Intake", purpose)
@@ -170,7 +180,7 @@ class IntakeQClient:
 
     def notes(
         self, wanted: ListFilter = EVERYTHING, *, purpose: Purpose = Purpose.SWEEP
-    ) -> AsyncGenerator[Page[DocumentSummary], None]:
+    ) -> AsyncGenerator[Page[Summary], None]:
         """List the summaries of notes, locked or not."""
         pages = self._pages("notes/summary", query(RecordKind.NOTE, wanted), "Note", purpose)
         return understand(pages, _id_of, lambda row: (document_summary(self._connection_id, RecordKind.NOTE, row),))

@@ -6,30 +6,18 @@ position is a sequence number of the entity's own, and a list only summarizes th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 
 import orjson
 
-from eventsync.domain.changes import Delete, EntityRef, Upsert
+from eventsync.domain.changes import Delete, EntityRef, Summary, Upsert
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.fields import MAX_NAME_CHARS, Fields, canonical
 from eventsync.domain.records import Document, RecordKind
 from eventsync.vendors.intakeq.mapping import Reading, required_id, required_position
 
 _INTAKE_PASSWORD = "Password"  # noqa: S105  # a field's name: it opens the client's form, and is not ours to keep
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentSummary:
-    """A listed intake or note. A `fingerprint` (16 bytes) unlike the last one seen says that it must be read again."""
-
-    entity: EntityRef
-    status: str | None
-    client_external_id: str | None
-    document_time: datetime | None
-    fingerprint: bytes
 
 
 def invoice_change(reading: Reading, fields: Fields) -> Upsert:
@@ -75,13 +63,12 @@ def deleted_document(reading: Reading, entity: EntityRef, *, sequence: int) -> D
     return Delete(entity, reading.version(sequence, None, deleted=True))
 
 
-def document_summary(connection_id: ConnectionId, kind: RecordKind, fields: Fields) -> DocumentSummary:
+def document_summary(connection_id: ConnectionId, kind: RecordKind, fields: Fields) -> Summary:
     """Read one row of a list of intakes or notes. Raises Rejected."""
-    return DocumentSummary(
+    return Summary(
         entity=EntityRef(connection_id, kind, required_id(fields)),
         status=fields.text("Status", MAX_NAME_CHARS),
-        client_external_id=fields.identifier("ClientId"),
-        document_time=_intake_time(fields) if kind is RecordKind.INTAKE else fields.moment("Date"),
+        is_finished=kind is RecordKind.NOTE or fields.moment("DateSubmitted") is not None,
         fingerprint=blake2b(_canonical_json(fields), digest_size=16).digest(),
     )
 
