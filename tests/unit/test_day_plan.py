@@ -116,7 +116,7 @@ def run_once(
 ) -> tuple[list[Covered], int | None]:
     """Carry out a full plan until the calls end; clients go on where they were left."""
     now = midnight(today) + 10 * HOUR
-    complete = []
+    complete: list[Covered] = []
     for read in full_plan(knowledge, today, now):
         is_clients = read.covers is Covers.EVERYTHING
         cost = read.expected_calls if not is_clients or clients_left is None else clients_left

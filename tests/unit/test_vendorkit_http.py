@@ -14,7 +14,7 @@ from aiohttp import web
 
 from eventsync.domain.errors import EventsyncError, Misconfigured, Rejected, Transient
 from eventsync.vendorkit.budget import Purpose
-from eventsync.vendorkit.http import NotFound, VendorHttp
+from eventsync.vendorkit.http import NotFound, RateLimited, VendorHttp
 from unit.vendor_server import Answer, NotingBudget, vendor_server
 
 KEY = "invented-key"
@@ -112,7 +112,7 @@ async def test_a_429_closes_the_budget_for_as_long_as_it_says_and_is_not_retried
 ) -> None:
     budget = NotingBudget()
     error = await failure(answering(429, headers={"Retry-After": retry_after}), budget)
-    assert isinstance(error, Transient)
+    assert isinstance(error, RateLimited)
     assert error.retry_after_s == wait_s
     assert budget.log == ["reserve sweep", "finish 1", "refused"]
     assert budget.refused_s == [wait_s]
