@@ -15,8 +15,7 @@ from eventsync.postgres.listener import Channel, Listener, Signal
 from eventsync.postgres.runs import Runs
 from eventsync.postgres.sync_targets import SyncTarget, SyncTargets
 
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
+_PAUSES_S = (0.05, 1.0)
 _LAST_LOOK_S = 2.0
 
 
@@ -96,12 +95,15 @@ def _patient_request(
 
 
 class EndWatch:
-    """Waits for runs to end. A notification wakes it where there is a listener; looking again is what guarantees."""
+    """Waits for runs to end. A notification wakes it where there is a listener; looking again is what guarantees.
 
-    def __init__(self, runs: Runs, listener: Listener | None, *, longest_pause_s: float = _LONGEST_PAUSE_S) -> None:
+    `pauses_s` are the first and the longest pause between two looks: each is twice the one before.
+    """
+
+    def __init__(self, runs: Runs, listener: Listener | None, *, pauses_s: tuple[float, float] = _PAUSES_S) -> None:
         self._runs = runs
         self._bell = Signal() if listener is None else listener.signal(Channel.RUNS)
-        self._longest_pause_s = longest_pause_s
+        self._first_pause_s, self._longest_pause_s = pauses_s
         self._stopped = False
 
     def stop(self) -> None:
@@ -115,7 +117,7 @@ class EndWatch:
         A database that is away meanwhile costs a look, not the answer: the runs go on without us.
         """
         clock = asyncio.get_running_loop().time
-        deadline, pause_s, seen = clock() + timeout_s, _FIRST_PAUSE_S, list(runs)
+        deadline, pause_s, seen = clock() + timeout_s, self._first_pause_s, list(runs)
         while any(run.status.is_active for run in seen) and not self._stopped:
             left_s = deadline - clock()
             if left_s <= 0:

@@ -170,7 +170,7 @@ def _errors(run: Run, problems: Sequence[PatientProblem]) -> tuple[str, ...]:
     told += [text for text in (run.error_message, run.metadata.get("stopped_because")) if text]
     if not told and run.status is RunStatus.PARTIAL_SUCCESS:
         failed = run.counts.patients_failed, run.counts.appointments_errors
-        told.append("{} patients and {} appointments failed".format(*failed))
+        told.append("Failed: {} of the patients, {} of the appointments".format(*failed))
     if not told and run.status is RunStatus.FAILED:
         told.append("The sync failed: the log of the worker says why.")
     return tuple(dict.fromkeys(told))

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
 from eventsync.domain.errors import Misconfigured
 from eventsync.settings import load_settings
-from eventsync.wiring.api import make_api
 from eventsync.wiring.process import Process
 from web.api_site import Site
 from web.played_worker import PlayedWorker, completed
+from web.sync_site import hasty_site
 from web.test_api_access import guarded_routes
 
 SECRET = "c2VjcmV0LW9mLXRoZS1jcm9uLWpvYg=="
@@ -32,11 +29,8 @@ def cron_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def secretless(site: Site, api_process: Process) -> AsyncIterator[Site]:
     """The same site, where no CRON_SECRET is set."""
-    app = web.Application()
-    parts = api_process.database, site.keyring, api_process.connections, api_process.queue, api_process.clock
-    make_api(*parts, answer_within_s=0.1).add_routes(app)
-    async with TestServer(app) as server:
-        yield replace(site, address=str(server.make_url("")).rstrip("/"))
+    async with hasty_site(site, api_process) as served:
+        yield served
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
