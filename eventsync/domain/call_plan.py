@@ -7,7 +7,7 @@ of runs costs is domain/day_plan's business.
 from __future__ import annotations
 
 import math
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 
 from eventsync.domain.reads import Covered, Covers, Cursor, Knowledge, PlannedRead, PracticeSize
 from eventsync.domain.records import RecordKind
@@ -96,9 +96,9 @@ def near_read(size: PracticeSize, today: date, rules: ReadingRules = DEFAULT_RUL
     )
 
 
-def changed_since_day(since: datetime) -> date:
+def changed_since_day(since: datetime, zone: tzinfo = UTC) -> date:
     """Name the day to filter by so that every change after `since` is listed, wherever the vendor's midnight is."""
-    return since.astimezone(UTC).date() - _DAY
+    return min(since.astimezone(UTC).date(), since.astimezone(zone).date()) - _DAY
 
 
 def calls_for_changes(size: PracticeSize, kind: RecordKind, since: datetime, now: datetime, rules: ReadingRules) -> int:

@@ -87,7 +87,7 @@ def plan_of_day(
     today: date,
     *,
     demand: Demand | None = None,
-    sweep_ceiling: float = 0.9,
+    sweep_ceiling: float = 0.86,
     rules: ReadingRules = DEFAULT_RULES,
 ) -> CallPlan:
     """Plan a day's calls: as many sweeps, 12 to 96, as keep all of it below 60% of `calls_per_day`.

@@ -105,6 +105,8 @@ class Parked:
     reason: str
     error: str = ""
     event_type: str | None = None
+    entity_kind: str | None = None
+    entity_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

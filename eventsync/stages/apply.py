@@ -136,15 +136,16 @@ class Applier:
                 await self._commit(understood[:middle])
                 await self._commit(understood[middle:])
             elif isinstance(error, Rejected):
-                await self._park([_parked(understood[0].attempt, error.reason, str(error))])
+                await self._park([_parked(understood[0].attempt, error.reason, str(error), understood[0].reading)])
             else:
-                await self._retry_or_park(understood[0].attempt, error)
+                await self._retry_or_park(understood[0], error)
 
-    async def _retry_or_park(self, attempt: Attempt, error: Exception) -> None:
+    async def _retry_or_park(self, entry: _Understood, error: Exception) -> None:
         """Try again later what failed by a fault of ours: a schema in the middle of an upgrade is one that passes."""
+        attempt = entry.attempt
         _log.error("event_not_written", event_id=str(attempt.event_id), exception=type(error).__name__)
         if attempt.attempts >= MAX_ATTEMPTS:
-            await self._park([_parked(attempt, _INTERNAL_ERROR, type(error).__name__)])
+            await self._park([_parked(attempt, _INTERNAL_ERROR, type(error).__name__, entry.reading)])
             return
         now = self._clock()
         available_at = now + _FIRST_RETRY * 2 ** (attempt.attempts - 1)
@@ -311,5 +312,9 @@ def _refetch_work(entry: _Understood) -> RefetchWork | None:
     return None
 
 
-def _parked(attempt: Attempt, reason: str, error: str) -> Parked:
-    return Parked(event_id=attempt.event_id, reason=reason, error=error)
+def _parked(attempt: Attempt, reason: str, error: str, reading: WebhookReading | None = None) -> Parked:
+    """Set an event aside; where it was understood, under the name of its record, so that a person finds it there."""
+    if reading is None or reading.subject is None:
+        return Parked(event_id=attempt.event_id, reason=reason, error=error)
+    subject = reading.subject
+    return Parked(attempt.event_id, reason, error, reading.event_type, subject.kind.value, subject.external_id)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
+from eventsync.domain.call_plan import changed_since_day
 from eventsync.domain.changes import Absence, EntityRef, RecordChange
 from eventsync.domain.clock import Clock
 from eventsync.domain.connections import Connection
@@ -47,8 +48,6 @@ from eventsync.vendorkit.vendor import Vendor
 
 Also: TypeAlias = Callable[[Session], Awaitable[None]]
 """What is done in the transaction that writes a batch."""
-
-_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +244,9 @@ def _listing(planned: PlannedRead, walk: Walk | None, zone: str) -> Listing:
         case Covers.CHANGES:
             if planned.since is None:
                 raise ValueError("a list of changes needs a moment to begin at")
-            return Listing(kind=planned.kind, changed_since=day_before(planned.since, zone))
+            return Listing(kind=planned.kind, changed_since=changed_since_day(planned.since, ZoneInfo(zone)))
         case Covers.DELETIONS:
             return Listing(kind=planned.kind, deleted=True)
-
-
-def day_before(since: datetime, zone: str) -> date:
-    """Choose the day to list changes from: neither its zone nor whether it counts itself is documented."""
-    return min(since.astimezone(UTC).date(), since.astimezone(ZoneInfo(zone)).date()) - _DAY
 
 
 def _positions(changes: Iterable[RecordChange], kind: RecordKind) -> Iterable[int]:

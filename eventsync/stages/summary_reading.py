@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from functools import partial
+from zoneinfo import ZoneInfo
 
+from eventsync.domain.call_plan import changed_since_day
 from eventsync.domain.changes import Summary
 from eventsync.domain.reads import Cursor
 from eventsync.domain.records import RecordKind
@@ -19,7 +21,7 @@ from eventsync.postgres.coverage import advance_cursor
 from eventsync.postgres.database import Session
 from eventsync.postgres.record_rows import milliseconds
 from eventsync.postgres.summaries import Summaries, end_read, remember
-from eventsync.stages.reading import ListReader, RunReads, Store, day_before
+from eventsync.stages.reading import ListReader, RunReads, Store
 from eventsync.vendorkit.listing import Listing
 
 KINDS = (RecordKind.INTAKE, RecordKind.NOTE)
@@ -45,7 +47,7 @@ class SummaryReader:
         began_at = self._store.clock()
         since = self._run.watched_since if cursor is None else cursor.covered_until
         waiting = 0
-        listing = Listing(kind=kind, changed_since=day_before(since, self._run.connection.timezone))
+        listing = Listing(kind=kind, changed_since=changed_since_day(since, ZoneInfo(self._run.connection.timezone)))
         pages = self._run.account.client.summaries(listing, purpose=self._run.purpose)
         async with aclosing(pages):
             async for page in pages:

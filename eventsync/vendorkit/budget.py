@@ -39,10 +39,10 @@ class Allowance:
 # What nobody waits for stops first, so that the last calls are a person's; see Allowance.
 DEFAULT_ALLOWANCES: Mapping[Purpose, Allowance] = MappingProxyType(
     {
-        Purpose.REFETCH: Allowance(share=0.6, day_ceiling=0.97),
-        Purpose.SWEEP: Allowance(share=0.9, day_ceiling=0.9, minute_ceiling=0.8),
+        Purpose.REFETCH: Allowance(share=0.6, day_ceiling=0.88),
+        Purpose.SWEEP: Allowance(share=0.86, day_ceiling=0.86, minute_ceiling=0.8),
         Purpose.MANUAL: Allowance(share=0.3),
-        Purpose.BACKFILL: Allowance(share=0.6, day_ceiling=0.85, minute_ceiling=0.8),
+        Purpose.BACKFILL: Allowance(share=0.6, day_ceiling=0.82, minute_ceiling=0.8),
         Purpose.CHECK: Allowance(share=0.05),
     }
 )

@@ -81,6 +81,6 @@ class Vendor(Protocol):
     ) -> str | None:
         """Name the event whose webhook tells of such a change; None where the vendor sends none (pure).
 
-        `changed_fields` are those of the record, `deleted_at` among them where it ended or came back; `content` is what
-        the record says since.
+        `changed_fields` are those of the record, `deleted_at` among them where it ended; `content` is what the record
+        says since.
         """

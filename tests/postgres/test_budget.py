@@ -113,7 +113,7 @@ async def test_one_purpose_cannot_empty_the_day(pool: Database, clock: ManualClo
     budget = budget_of(pool, clock, per_minute=100, per_day=20)
     await spend(budget, 6, Purpose.MANUAL)
     assert await wait_until_free_s(budget, Purpose.MANUAL) == 86_402
-    await spend(budget, 12, Purpose.REFETCH)
+    await spend(budget, 11, Purpose.REFETCH)
     await wait_until_free_s(budget, Purpose.REFETCH)
     await spend(budget, 1, Purpose.CHECK)  # a twentieth of twenty
     await wait_until_free_s(budget, Purpose.CHECK)
@@ -127,11 +127,11 @@ async def test_the_last_calls_of_a_day_are_left_to_those_whom_a_person_waits_for
     await spend(budget, 60, Purpose.BACKFILL)
     await spend(budget, 25, Purpose.SWEEP)
     await refused_for(budget, Purpose.BACKFILL, "the day's API calls for backfill are spent")
-    await spend(budget, 5, Purpose.SWEEP)
+    await spend(budget, 1, Purpose.SWEEP)
     await refused_for(budget, Purpose.SWEEP, "the day's API calls are spent but for those that sweep leaves to others")
-    await spend(budget, 7, Purpose.REFETCH)
+    await spend(budget, 2, Purpose.REFETCH)
     await refused_for(budget, Purpose.REFETCH, "but for those that refetch leaves to others")
-    await spend(budget, 3, Purpose.MANUAL)
+    await spend(budget, 12, Purpose.MANUAL)
     await refused_for(budget, Purpose.MANUAL, "the day's API calls are spent: ")
 
 
@@ -233,19 +233,19 @@ async def test_the_report_tells_what_was_spent_by_purpose_and_what_is_left(pool:
     assert report.spent_last_minute == {Purpose.MANUAL: 2}
     assert report.spent_last_day == {Purpose.MANUAL: 2, Purpose.SWEEP: 3}
     assert (report.left_this_minute, report.left_today, report.closed_until) == (8, 495, None)
-    assert report.left_by_purpose == {"refetch": 300, "sweep": 445, "manual": 148, "backfill": 300, "check": 25}
+    assert report.left_by_purpose == {"refetch": 300, "sweep": 425, "manual": 148, "backfill": 300, "check": 25}
 
 
 async def test_what_is_left_for_a_purpose_ends_at_its_ceiling(pool: Database, clock: ManualClock) -> None:
     budget = budget_of(pool, clock, per_minute=1_000, per_day=20)
     await spend(budget, 12, Purpose.BACKFILL)
-    await spend(budget, 5, Purpose.SWEEP)
+    await spend(budget, 4, Purpose.SWEEP)
     left = (await budget.report(clock.now)).left_by_purpose
-    assert left == {"refetch": 2, "sweep": 1, "manual": 3, "backfill": 0, "check": 1}
+    assert left == {"refetch": 1, "sweep": 1, "manual": 4, "backfill": 0, "check": 1}
     for purpose in Purpose:
         ledger = budget_of(pool, clock, per_minute=1_000, per_day=20, key=purpose.value)
         await spend(ledger, 12, Purpose.BACKFILL)
-        await spend(ledger, 5, Purpose.SWEEP)
+        await spend(ledger, 4, Purpose.SWEEP)
         await spend(ledger, left[purpose.value], purpose)
         await wait_until_free_s(ledger, purpose)
 
@@ -260,11 +260,11 @@ async def test_a_run_waits_through_the_minutes_and_stops_where_the_day_is_spent(
         clock.advance(wait_s)
 
     run = WaitingBudget(budget_of(pool, clock, per_day=40), pause=pause)
-    for _ in range(36):  # nine tenths of the day, eight a minute
+    for _ in range(34):  # a sweep's share of the day, eight a minute
         await run.finish(await run.reserve(Purpose.SWEEP))
     with pytest.raises(BudgetSpent) as stopped:
         await run.reserve(Purpose.SWEEP)
-    assert (run.calls, run.waited_s) == (36, 4 * 62.0)
+    assert (run.calls, run.waited_s) == (34, 4 * 62.0)
     assert pauses == [62.0] * 4
     assert stopped.value.retry_after_s == 86_402 - 4 * 62
 
@@ -275,7 +275,7 @@ async def test_the_next_days_run_goes_at_the_pace_of_the_days_before(pool: Datab
 
     async def walk() -> None:
         run = WaitingBudget(budget_of(pool, clock, per_day=40), pause=pause)
-        for _ in range(36):
+        for _ in range(34):
             await run.finish(await run.reserve(Purpose.SWEEP))
 
     await walk()

@@ -159,8 +159,10 @@ FROM gone JOIN ended USING (event_id);
 -- name: park
 UPDATE event_queue q
 SET status = 'parked', reason = p.reason, error = p.error, attempt_started_at = NULL, leased_until = NULL,
-    event_type = coalesce(p.event_type, q.event_type)
-FROM jsonb_to_recordset($1::jsonb) AS p(event_id uuid, reason text, error text, event_type text)
+    event_type = coalesce(p.event_type, q.event_type), entity_kind = coalesce(p.entity_kind, q.entity_kind),
+    entity_id = coalesce(p.entity_id, q.entity_id)
+FROM jsonb_to_recordset($1::jsonb) AS p(event_id uuid, reason text, error text, event_type text, entity_kind text,
+                                        entity_id text)
 WHERE q.event_id = p.event_id AND q.status <> 'parked'
 RETURNING q.event_id;
 
