@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 from eventsync.domain.errors import Misconfigured, Rejected, Transient
 from eventsync.domain.reads import Covered, Covers, PlannedRead
+from eventsync.domain.records import RecordKind
 from eventsync.domain.runs import Run, RunEnd, RunStatus, SyncType
 from eventsync.domain.windows import DaysRead, Proved, is_proved
 from eventsync.postgres.absences import Absences
@@ -37,6 +39,7 @@ T = TypeVar("T")
 
 _MOST_FAILURES_IN_A_ROW = 3
 _LONGEST_WALK = timedelta(days=3)  # a walk that was left longer ago begins anew
+_SUMMARIES = tuple(PlannedRead(kind=kind, covers=Covers.CHANGES) for kind in SUMMARIZED)
 PURPOSES = {
     SyncType.BACKFILL: Purpose.BACKFILL,
     SyncType.MANUAL_ORG_BULK: Purpose.MANUAL,
@@ -93,7 +96,7 @@ class Reconciler:
         is_full = is_full_run(reads.lease.run)
         try:
             if is_full:
-                await self._while_held(lambda: self._learn_practitioners(reads))
+                await self._learn_practitioners(reads, course)
             plan = await self._while_held(lambda: self._plan(reads, is_full=is_full))
             await self._read_all(reader, reads, course, plan)
             if course.failed and course.stopped_because is None:  # maintenance passes: once more, at the end
@@ -101,8 +104,8 @@ class Reconciler:
                 await self._read_all(reader, reads, course, again)
             looking = SecondLook(self._absences, reader, reads, allow_mass_delete=_allows_mass_delete(reads.lease.run))
             course.warnings += await self._while_held(looking.settle)
-            if is_full:
-                await self._while_held(lambda: self._read_summaries(reader, reads, course))
+            if is_full and course.stopped_because is None:
+                await self._read_summaries(reader, reads, course)
         except Misconfigured as error:
             course.is_refused, course.stopped_because = True, f"{FETCH_FAILED}: {error}"
         except BudgetSpent as error:
@@ -141,7 +144,7 @@ class Reconciler:
                 in_a_row += 1
                 if in_a_row == _MOST_FAILURES_IN_A_ROW:
                     course.left += plan[place + 1 :]
-                    course.stopped_because = f"{in_a_row} lists in a row failed; the last: {error}"
+                    course.stopped_because = f"{FETCH_FAILED}: {in_a_row} lists in a row failed; the last: {error}"
                     return
             else:
                 in_a_row = 0
@@ -156,17 +159,41 @@ class Reconciler:
         await self._while_held(lambda: reader.read(planned, walk))
 
     async def _read_summaries(self, reader: ListReader, reads: RunReads, course: Course) -> None:
+        """Read the kinds that lists only name; where one fails, once more at the end, as with the other lists."""
         summaries = SummaryReader(self._store, reader, reads)
-        cursors = await self._coverage.changes_followed(reads.connection.id)
-        for kind in SUMMARIZED:
-            waiting = await summaries.read(kind, cursors.get(kind))
-            if waiting:
-                course.warnings.append(f"{waiting} {kind.value}s wait for the next full run to be read")
+        failed = await self._read_kinds(summaries, reads, course, _SUMMARIES)
+        course.failed |= await self._read_kinds(summaries, reads, course, tuple(failed))
 
-    async def _learn_practitioners(self, reads: RunReads) -> None:
-        await learn_practitioners(
-            self._store.database, reads.account.client, reads.connection.id, reads.purpose, self._store.clock()
-        )
+    async def _read_kinds(
+        self, summaries: SummaryReader, reads: RunReads, course: Course, wanted: Sequence[PlannedRead]
+    ) -> dict[PlannedRead, str]:
+        failed = {}
+        for planned in wanted:
+            try:
+                waiting = await self._while_held(partial(self._read_kind, summaries, reads, planned.kind))
+            except BudgetSpent:
+                raise
+            except (Transient, Rejected) as error:
+                failed[planned] = f"{FETCH_FAILED}: {told(planned)}: {error}"
+            else:
+                if waiting:
+                    course.warnings.append(f"{waiting} {planned.kind.value}s wait for the next full run to be read")
+        return failed
+
+    async def _read_kind(self, summaries: SummaryReader, reads: RunReads, kind: RecordKind) -> int:
+        cursors = await self._coverage.changes_followed(reads.connection.id)
+        return await summaries.read(kind, cursors.get(kind))
+
+    async def _learn_practitioners(self, reads: RunReads, course: Course) -> None:
+        """Learn their names by one call, without which the run is as good but for the names."""
+        database, client = self._store.database, reads.account.client
+        learning = partial(learn_practitioners, database, client, reads.connection.id, reads.purpose)
+        try:
+            await self._while_held(lambda: learning(self._store.clock()))
+        except BudgetSpent:
+            raise
+        except (Transient, Rejected) as error:
+            course.warnings.append(f"the practitioners' names could not be read: {error}")
 
     async def _while_held(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, anew where PostgreSQL went away in the middle of it, once it is back."""

@@ -5,7 +5,7 @@ Time stands still until a test moves it: product and vendor share one clock, and
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -13,8 +13,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
+import asyncpg
 import orjson
 
+from e2e.sandbox_truth import appointment_rows, client_rows, expected_appointments, expected_clients
 from eventsync.bus.memory import MemoryBus
 from eventsync.crypto import Keyring, fingerprint
 from eventsync.domain.connections import Connection, OrganizationId
@@ -27,8 +29,10 @@ from eventsync.postgres.run_patients import RunPatients
 from eventsync.postgres.runs import RunLease, Runs
 from eventsync.postgres.schedules import Schedules
 from eventsync.postgres.tenants import Connections, NewConnection, Organizations
-from eventsync.sandbox import QuotaLimits, RunningSandbox, Sandbox, SandboxOptions, serve
+from eventsync.sandbox import QuotaLimits, RunningSandbox, Sandbox, SandboxOptions, ScriptedCall, serve
 from eventsync.sandbox.clock import SandboxClock
+from eventsync.sandbox.intakeq.practice import Practice
+from eventsync.sandbox.intakeq.vendor import IntakeQVendor
 from eventsync.sandbox.vendor import Effect
 from eventsync.stages.accounts import Account
 from eventsync.stages.reading import Store
@@ -90,11 +94,42 @@ class SyncSite:
         """How many calls the vendor has seen."""
         return sum(self.sandbox.stats.api_calls.values())
 
+    @property
+    def practice(self) -> Practice:
+        """The vendor's own data."""
+        assert isinstance(self.sandbox.vendor, IntakeQVendor)
+        return self.sandbox.vendor.practice
+
+    def ms(self, **span: float) -> int:
+        """Tell the time a span from now, given as timedelta takes it, in Unix milliseconds."""
+        return int((self.clock() + timedelta(**span)).timestamp() * 1000)
+
+    def script(self, route: str, **what: Any) -> ScriptedCall:
+        """Put a call into the vendor's script."""
+        return self.sandbox.script.add(ScriptedCall(route=route, **what))
+
     async def sync(self, sync_type: SyncType = SyncType.AUTOMATED_DAILY, **options: Any) -> Run:
         """Ask for a run and carry it out to its end."""
-        lease = await self.lease(sync_type, **options)
+        return await self.carry_out(await self.lease(sync_type, **options))
+
+    async def carry_out(self, lease: RunLease) -> Run:
+        """Carry out a leased run to its end."""
         end = await self.reconciler().run(lease)
         return await self.runs.end(lease, end, self.clock())
+
+    async def lease_again(self) -> RunLease:
+        """Let the lease of the run that goes on be over, and lease it as another worker."""
+        self.clock.advance(minutes=6)
+        await self.runs.rescue(self.clock())
+        lease = await self.runs.claim(uuid4(), self.clock(), self.clock() + LEASE)
+        assert lease is not None
+        return lease
+
+    async def require_true_copy(self, database: asyncpg.Connection) -> None:
+        """Fail unless what lives in the copy is what lives at the vendor, field by field."""
+        told = expected_appointments(self.sandbox.truth("appointment"))
+        assert _living(await appointment_rows(database)) == _living(told)
+        assert _living(await client_rows(database)) == _living(expected_clients(self.sandbox.truth("client")))
 
     async def lease(
         self, sync_type: SyncType = SyncType.AUTOMATED_DAILY, *, organization_id: UUID | None = None, **options: Any
@@ -137,6 +172,10 @@ class SyncSite:
         await self.spine.apply(*[orjson.loads(hook.body) for hook in effect.webhooks])
 
 
+def _living(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {external_id: row for external_id, row in rows.items() if not row["deleted"]}
+
+
 @asynccontextmanager
 async def open_site(
     pool: Database,
@@ -146,10 +185,11 @@ async def open_site(
     appointments: int = 60,
     settings: dict[str, str] | None = None,
     zone: str = "America/Denver",
+    noon: datetime | None = None,
     **options: Any,
 ) -> AsyncIterator[SyncSite]:
-    """Make a practice and connect it; nothing has been read of it yet."""
-    noon = datetime.combine(datetime.now(UTC).date(), time(18), UTC)
+    """Make a practice and connect it; nothing has been read of it yet. `noon` is when, today's in Denver by default."""
+    noon = noon or datetime.combine(datetime.now(UTC).date(), time(18), UTC)
     sandbox_clock = SandboxClock(int(noon.timestamp() * 1000), speed=0)
     clock = SiteClock(sandbox_clock)
     chosen: dict[str, Any] = {"quota": NO_QUOTA, "clock": sandbox_clock} | options
