@@ -224,11 +224,10 @@ class PatientReading:
     async def _take(self, search: _Search, page: Page[RecordChange], began_at: datetime) -> None:
         """Write what a page says of the clients, set apart what it does not, and keep what it lacked."""
         mine = [change for change in page.items if _client_id(change) in search.client_ids]
-        await self._reader.write(mine, began_at)
-        await self._set_apart(search, page.rejected)
-        self.practitioner_ids |= set(_practitioner_ids(mine))
         seen = [change.entity.external_id for change in mine if change.entity.kind is RecordKind.APPOINTMENT]
-        await hold_while_away(partial(self._settle, search, seen, began_at))
+        await self._set_apart(search, page.rejected)
+        await self._reader.write(mine, began_at, also=partial(self._settle, search, seen, began_at))
+        self.practitioner_ids |= set(_practitioner_ids(mine))
 
     async def _set_apart(self, search: _Search, rejected: Sequence[RejectedRow]) -> None:
         """Count the rows that could not be understood, but for those that are known to be others'."""
@@ -241,8 +240,8 @@ class PatientReading:
         self._run.tally.add(Written(rejected=mine))
         self.reasons |= {row.external_id: row.reason for row in mine if row.external_id is not None}
 
-    async def _settle(self, search: _Search, seen: Collection[str], began_at: datetime) -> None:
-        """Keep what this page lacked, fenced as every write of the run is.
+    async def _settle(self, search: _Search, seen: Collection[str], began_at: datetime, session: Session) -> None:
+        """Keep what this page lacked, in the transaction that writes what it says.
 
         Only a whole list by the e-mail that the client has, and had before, lets its gaps be suspected: an appointment
         may carry the name or the e-mail that its client had when it was booked.
@@ -250,12 +249,10 @@ class PatientReading:
         window = ClientsWindow(
             self._run.connection.id, search.client_ids, _midnight(self._days.first), _midnight(self._days.last + _DAY)
         )
-        async with self._store.database.transaction() as session:
-            await clear_suspicions(session, window.connection_id, seen, began_at)
-            search.unlisted = await find_unlisted(session, window, search.listed)
-            if search.is_complete and search.is_email and search.former_email is None:
-                await suspect_absences(session, window.connection_id, search.unlisted, search.began_at or began_at)
-            await self.hold(session)
+        await clear_suspicions(session, window.connection_id, seen, began_at)
+        search.unlisted = await find_unlisted(session, window, search.listed)
+        if search.is_complete and search.is_email and search.former_email is None:
+            await suspect_absences(session, window.connection_id, search.unlisted, search.began_at or began_at)
 
     async def hold(self, session: Session) -> None:
         """Write the run's counts in a transaction of its own. Raises RunLost."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,12 +11,13 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from eventsync.crypto import fingerprint
+from eventsync.crypto import Keyring, fingerprint
 from eventsync.domain.connections import Connection, OrganizationId
 from eventsync.domain.records import RecordKind, patient_id_of, record_id_of
 from eventsync.domain.runs import Run, RunRequest, SyncType
 from eventsync.postgres.budget import BudgetLimits, PostgresBudget
 from eventsync.postgres.coverage import Coverage
+from eventsync.postgres.database import Database
 from eventsync.postgres.runs import RunLease
 from eventsync.sandbox.intakeq.records import Appointment, Client
 from eventsync.sandbox.intakeq.vendor import IntakeQVendor
@@ -23,14 +26,14 @@ from eventsync.stages.patient_refresh import LimitedBudget, PatientRefresher
 from eventsync.stages.reading import Store
 from eventsync.vendorkit.http import VendorHttp
 from eventsync.vendorkit.waiting import WaitingBudget
-from stages.sync_site import LEASE, VENDORS, SyncSite
+from stages.sync_site import LEASE, VENDORS, SyncSite, open_site
 
 EMAIL = "one@example.test"
 
 
 @dataclass(slots=True)
 class RefreshSite:
-    """A practice, its copy, and one client of it: `client_id`, with `appointments` ahead."""
+    """A practice, its copy, and one client of it, `client_id`."""
 
     site: SyncSite
     database: asyncpg.Connection
@@ -167,6 +170,21 @@ class RefreshSite:
             *(self.patient_id, partner, today - timedelta(days=30), None if until is None else until.date()),
         )
         return partner
+
+
+@asynccontextmanager
+async def open_desk(pool: Database, keyring: Keyring, database: asyncpg.Connection) -> AsyncIterator[RefreshSite]:
+    """Make a practice whose copy is whole, with a client of two appointments; an hour goes by."""
+    async with open_site(pool, keyring, clients=3, appointments=10) as site:
+        desk = RefreshSite(site, database)
+        desk.client_id = desk.add_client(email=EMAIL, last_name="Test Client One")
+        desk.book(days=7)
+        desk.book(days=14)
+        site.clock.advance(minutes=1)
+        await site.sync()
+        site.clock.advance(hours=1)
+        site.sandbox.stats.api_calls.clear()
+        yield desk
 
 
 def actions(run: Run) -> dict[str, str]:
