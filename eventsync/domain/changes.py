@@ -123,7 +123,7 @@ class Refetch:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A record as a list names it that does not tell it whole.
+    """A record as a list names it that does not tell it whole; `at` is the time that it is about.
 
     A `fingerprint` (16 bytes) unlike the last one seen says that the record must be read again. `is_finished` is False
     for what its author has not handed in yet: it becomes a record with the event that says so.
@@ -131,6 +131,7 @@ class Summary:
 
     entity: EntityRef
     status: str | None
+    at: datetime | None
     is_finished: bool
     fingerprint: bytes
 

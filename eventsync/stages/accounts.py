@@ -12,10 +12,11 @@ from eventsync.vendorkit.vendor import VendorClient
 
 
 class Spent(Protocol):
-    """What a run's budget has counted."""
+    """What a run's budget has counted, and how many calls it lets the run make (None: as many as the day allows)."""
 
     calls: int
     rate_limit_hits: int
+    most_calls: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,13 @@ from eventsync.domain.runs import Run, SyncType
 from eventsync.domain.slicing import ReadingRules
 from eventsync.domain.sync_settings import SyncSettings
 from eventsync.postgres.coverage import Coverage
+from eventsync.vendorkit.budget import BudgetSpent
+from eventsync.vendorkit.http import RateLimited
 from eventsync.vendorkit.vendor import Vendor
 
 FETCH_FAILED = "Failed to fetch from PracticeQ"
 _FIRST_INVOICES = timedelta(days=7)  # of a new connection: what changed before is older than its webhooks
+OUT_OF_CALLS = (BudgetSpent, RateLimited)  # nothing is wrong: the run stops, and the next one goes on
 _FULL = frozenset({SyncType.AUTOMATED_DAILY, SyncType.BACKFILL})
 
 
@@ -74,6 +77,17 @@ async def plan_lists(
         return (*full_plan(knowledge, today, now, rules), _changed_invoices(knowledge, now))
     day = plan_of_day(knowledge.size, connection.calls_per_day, today, rules=rules)
     return changes_plan(knowledge, today, now, spare_calls=day.near_check if with_near else 0, rules=rules)
+
+
+async def most_calls(coverage: Coverage, connection: Connection, rules: ReadingRules, now: datetime) -> int | None:
+    """Tell how many calls the scheduled daily run may make; None where reading everything fits into one day.
+
+    A practice that does not fit is read over several days, so that sweeps, people and webhooks find calls on each.
+    """
+    today = now.astimezone(ZoneInfo(connection.timezone)).date()
+    knowledge = await coverage.knowledge(connection.id, now, rules.first_day(today), rules.last_day(today))
+    day = plan_of_day(knowledge.size, connection.calls_per_day, today, rules=rules)
+    return None if day.days_to_verify_everything == 1 else day.daily_run
 
 
 def _changed_invoices(knowledge: Knowledge, now: datetime) -> PlannedRead:

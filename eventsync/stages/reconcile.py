@@ -22,7 +22,16 @@ from eventsync.postgres.coverage import Coverage
 from eventsync.postgres.database import DatabaseAway
 from eventsync.postgres.runs import RunLease
 from eventsync.stages.accounts import OpenAccount
-from eventsync.stages.course import FETCH_FAILED, Course, is_full_run, plan_lists, rules_of, told
+from eventsync.stages.course import (
+    FETCH_FAILED,
+    OUT_OF_CALLS,
+    Course,
+    is_full_run,
+    most_calls,
+    plan_lists,
+    rules_of,
+    told,
+)
 from eventsync.stages.directory import ConnectionDirectory
 from eventsync.stages.holding import hold_while_away
 from eventsync.stages.practitioners import learn_practitioners
@@ -32,7 +41,7 @@ from eventsync.stages.second_look import SecondLook
 from eventsync.stages.summary_reading import KINDS as SUMMARIZED
 from eventsync.stages.summary_reading import SummaryReader
 from eventsync.stages.tally import Tally
-from eventsync.vendorkit.budget import BudgetSpent, Purpose
+from eventsync.vendorkit.budget import Purpose
 from eventsync.vendorkit.vendor import Vendor
 
 T = TypeVar("T")
@@ -108,7 +117,7 @@ class Reconciler:
                 await self._read_summaries(reader, reads, course)
         except Misconfigured as error:
             course.is_refused, course.stopped_because = True, f"{FETCH_FAILED}: {error}"
-        except BudgetSpent as error:
+        except OUT_OF_CALLS as error:
             course.stopped_because = str(error)
         except (Transient, Rejected) as error:
             course.stopped_because = f"{FETCH_FAILED}: {error}"
@@ -124,6 +133,9 @@ class Reconciler:
         if is_full and run.attempts > 1:
             done = await self._coverage.covered_by(connection.id, run.id)
             plan = tuple(planned for planned in plan if not _is_done(planned, done))
+        if is_full and run.due_at is not None:
+            now = self._store.clock()
+            reads.account.spent.most_calls = await most_calls(self._coverage, connection, reads.rules, now)
         reads.progress["expected_calls"] = sum(planned.expected_calls for planned in plan)
         reads.progress["total_steps"] = len(plan)
         return plan
@@ -135,7 +147,7 @@ class Reconciler:
             reads.progress |= {"step": told(planned), "step_number": place + 1}
             try:
                 await self._read_one(reader, reads, planned)
-            except BudgetSpent as error:
+            except OUT_OF_CALLS as error:
                 course.left += plan[place:]
                 course.stopped_because = f"{error}; {len(course.left)} lists are left, which the next run reads first"
                 return
@@ -171,7 +183,7 @@ class Reconciler:
         for planned in wanted:
             try:
                 waiting = await self._while_held(partial(self._read_kind, summaries, reads, planned.kind))
-            except BudgetSpent:
+            except OUT_OF_CALLS:
                 raise
             except (Transient, Rejected) as error:
                 failed[planned] = f"{FETCH_FAILED}: {told(planned)}: {error}"
@@ -190,7 +202,7 @@ class Reconciler:
         learning = partial(learn_practitioners, database, client, reads.connection.id, reads.purpose)
         try:
             await self._while_held(lambda: learning(self._store.clock()))
-        except BudgetSpent:
+        except OUT_OF_CALLS:
             raise
         except (Transient, Rejected) as error:
             course.warnings.append(f"the practitioners' names could not be read: {error}")

@@ -16,8 +16,8 @@ from eventsync.domain.windows import Proved, joined
 from eventsync.postgres.absences import MARGIN_S, Absences, Missing, Shortfall
 from eventsync.postgres.coverage import ALWAYS_FROM, ALWAYS_TO
 from eventsync.postgres.record_rows import milliseconds
+from eventsync.stages.course import OUT_OF_CALLS
 from eventsync.stages.reading import ListReader, RunReads
-from eventsync.vendorkit.budget import BudgetSpent
 
 MOST_LOOKS = 20  # single reads a run; what is left waits for the next run's lists, which cost nothing more
 _LEAST_BRAKED = 20
@@ -43,6 +43,7 @@ class SecondLook:
         connection_id, listed = self._run.connection.id, self._run.tally.listed
         for kind, ids in listed.items():
             await self._absences.forget(connection_id, kind, ids)
+        await self._absences.forget_refuted(connection_id)
         if not self._run.tally.rejected_without_id:
             for shortfall in await self._shortfalls():
                 warnings += await self._settle(shortfall)
@@ -105,7 +106,7 @@ class SecondLook:
             self._looks_left -= 1
             try:
                 await self._reader.look(EntityRef(connection_id, shortfall.kind, entry.external_id))
-            except BudgetSpent:
+            except OUT_OF_CALLS:
                 self._looks_left = 0
                 return len(missing) - place
             await self._absences.forget(connection_id, shortfall.kind, [entry.external_id])

@@ -51,13 +51,16 @@ class SummaryReader:
         pages = self._run.account.client.summaries(listing, purpose=self._run.purpose)
         async with aclosing(pages):
             async for page in pages:
-                waiting += await self._settle(kind, page.items)
+                waiting += await self._settle(kind, page.items, is_first=cursor is None)
         if not waiting:
             await self._reader.write((), began_at, also=partial(self._advance, kind, since, began_at))
         return waiting
 
-    async def _settle(self, kind: RecordKind, summaries: Sequence[Summary]) -> int:
+    async def _settle(self, kind: RecordKind, summaries: Sequence[Summary], *, is_first: bool) -> int:
+        """Read what differs; a first walk also lists, by whole days, what is older than the connection."""
         unlike = await self._summaries.unlike(self._run.connection.id, kind, summaries)
+        if is_first:
+            unlike = [summary for summary in unlike if summary.at is None or summary.at >= self._run.watched_since]
         alike = [summary for summary in summaries if summary not in unlike]
         await self._reader.write((), self._store.clock(), also=partial(self._remember, kind, alike))
         read = [summary for summary in unlike if await self._read_one(summary)]

@@ -17,7 +17,7 @@ _SHORTEST_PAUSE_S = 0.05  # the loop's clock and the ledger's differ a little: d
 class WaitingBudget:
     """`budget` for one run: waits for a place that is near, and lets BudgetSpent through where it is far.
 
-    `calls` counts what was reserved, `waited_s` the seconds spent in pauses, `rate_limit_hits` the vendor's 429s.
+    With `most_calls` set, the run may make so many in all. `calls` counts what was reserved, `waited_s` the seconds spent in pauses, `rate_limit_hits` the vendor's 429s.
     A day that is spent is near too while yesterday's calls leave it one by one: today's run then goes at their pace.
     """
 
@@ -32,6 +32,7 @@ class WaitingBudget:
         self._longest_wait_s = longest_wait_s
         self._pause = pause
         self.calls = 0
+        self.most_calls: int | None = None
         self.waited_s = 0.0
         self.rate_limit_hits = 0
 
@@ -40,6 +41,8 @@ class WaitingBudget:
 
         Raises BudgetSpent where the next place is more than `longest_wait_s` away: the run must stop cleanly.
         """
+        if self.most_calls is not None and self.calls >= self.most_calls:
+            raise BudgetSpent(f"the {self.most_calls} calls that the day's plan leaves to this run are made")
         while True:
             try:
                 reservation = await self._budget.reserve(purpose)

@@ -177,6 +177,7 @@ class TestLists:
         assert invoice.entity == entity(RecordKind.INVOICE, "65f0c0ffee65f0c0ffee0021")
         assert intake.entity == entity(RecordKind.INTAKE, "5c1b0000-0000-4000-8000-000000000001")
         assert note.entity == entity(RecordKind.NOTE, "6e2b0000-0000-4000-8000-000000000001")
+        assert note.at == datetime(2025, 4, 17, 23, 20, tzinfo=UTC)
         assert note.is_finished
 
     def test_a_filter_that_a_list_has_not_is_a_mistake_of_ours(self) -> None:

@@ -68,6 +68,7 @@ def document_summary(connection_id: ConnectionId, kind: RecordKind, fields: Fiel
     return Summary(
         entity=EntityRef(connection_id, kind, required_id(fields)),
         status=fields.text("Status", MAX_NAME_CHARS),
+        at=_intake_time(fields) if kind is RecordKind.INTAKE else fields.moment("Date"),
         is_finished=kind is RecordKind.NOTE or fields.moment("DateSubmitted") is not None,
         fingerprint=blake2b(_canonical_json(fields), digest_size=16).digest(),
     )
