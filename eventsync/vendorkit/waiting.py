@@ -17,7 +17,8 @@ _SHORTEST_PAUSE_S = 0.05  # the loop's clock and the ledger's differ a little: d
 class WaitingBudget:
     """`budget` for one run: waits for a place that is near, and lets BudgetSpent through where it is far.
 
-    With `most_calls` set, the run may make so many in all. `calls` counts what was reserved, `waited_s` the seconds spent in pauses, `rate_limit_hits` the vendor's 429s.
+    With `most_calls` set, the run may make so many in all. `calls` counts what was reserved, `waited_s` the seconds
+    spent in pauses, `rate_limit_hits` the vendor's 429s.
     A day that is spent is near too while yesterday's calls leave it one by one: today's run then goes at their pace.
     """
 
