@@ -9,7 +9,7 @@ from datetime import datetime
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.records import RecordKind
 from eventsync.domain.windows import Proved
-from eventsync.postgres.database import Database
+from eventsync.postgres.database import Database, Session
 from eventsync.postgres.statements import load_statements
 
 MARGIN_S = 300.0  # above the webhooks' lag: what changed later may have been changed while the list was read
@@ -21,8 +21,11 @@ class _Sql:
     count_appointments: str
     find_missing_clients: str
     count_clients: str
+    remember_missing_appointments: str
+    remember_missing_clients: str
     remember: str
     forget: str
+    forget_refuted: str
 
 
 SQL = load_statements(_Sql, "absences.sql")
@@ -84,3 +87,19 @@ class Absences:
         """Drop those that were seen, or of which a second look has decided."""
         async with self._database.session() as session:
             await session.execute(SQL.forget, connection_id, kind.value, list(ids))
+
+    async def forget_refuted(self, connection_id: ConnectionId) -> None:
+        """Drop those that something newer than the list that lacked them has shown, or has told to be gone."""
+        async with self._database.session() as session:
+            await session.execute(SQL.forget_refuted, connection_id, MARGIN_S)
+
+
+async def remember_missing(
+    session: Session, connection_id: ConnectionId, kind: RecordKind, window: Proved, listed: Collection[str]
+) -> None:
+    """Let what a complete list of appointments or clients lacked wait, in the transaction that ends the list."""
+    if kind is RecordKind.APPOINTMENT:
+        span = window.start, window.end, window.began_at
+        await session.execute(SQL.remember_missing_appointments, connection_id, *span, MARGIN_S, list(listed))
+    else:
+        await session.execute(SQL.remember_missing_clients, connection_id, window.began_at, MARGIN_S, list(listed))

@@ -24,6 +24,7 @@ from eventsync.domain.reads import Covered, Covers, PlannedRead
 from eventsync.domain.records import RecordKind
 from eventsync.domain.slicing import ReadingRules
 from eventsync.domain.windows import DaysRead, Proved, proved_between, proved_by
+from eventsync.postgres.absences import remember_missing
 from eventsync.postgres.coverage import (
     ALWAYS_FROM,
     ALWAYS_TO,
@@ -85,6 +86,7 @@ class _Read:
     planned: PlannedRead
     began_at: datetime
     walk_began_at: datetime
+    in_one_go: bool
     latest_ms: int | None = None
 
 
@@ -112,7 +114,7 @@ class ListReader:
         Raises what the vendor's client raises, RunLost where the run is another's by now. What was committed stays.
         """
         began_at = self._store.clock()
-        read = _Read(planned, began_at, began_at if walk is None else walk.began_at)
+        read = _Read(planned, began_at, began_at if walk is None else walk.began_at, in_one_go=walk is None)
         listing = _listing(planned, walk, self._run.connection.timezone)
         client, purpose = self._run.account.client, self._run.purpose
         async with aclosing(client.pages(listing, read_began_ms=milliseconds(began_at), purpose=purpose)) as pages:
@@ -120,7 +122,7 @@ class ListReader:
                 read.latest_ms = max([*_positions(page.items, planned.kind), *_known(read.latest_ms)], default=None)
                 place = partial(self._keep_place, read, page)
                 await self._keep(_Batch(page.items, page.rejected, began_at, place, is_listed=True))
-        self._note_end(read, in_one_go=walk is None)
+        self._note_end(read)
 
     async def look(self, entity: EntityRef) -> None:
         """Read one record by its id, and write what the vendor says of it. Raises what the vendor's client raises."""
@@ -192,16 +194,28 @@ class ListReader:
             return
         match planned.covers:
             case Covers.WINDOW:
-                await self._record(session, planned.kind, self._proved(read))
+                await self._record(session, planned.kind, self._proved(read), page)
             case Covers.EVERYTHING:
                 await end_walk(session, connection_id, planned.kind)
-                await self._record(session, planned.kind, (Proved(ALWAYS_FROM, ALWAYS_TO, read.walk_began_at),))
+                everything = Proved(ALWAYS_FROM, ALWAYS_TO, read.walk_began_at)
+                await self._record(session, planned.kind, (everything,), page if read.in_one_go else None)
             case Covers.CHANGES | Covers.DELETIONS:
                 await self._advance(session, read)
 
-    async def _record(self, session: Session, kind: RecordKind, proved: Sequence[Proved]) -> None:
+    async def _record(
+        self, session: Session, kind: RecordKind, proved: Sequence[Proved], last: Page[RecordChange] | None
+    ) -> None:
+        """Keep what a list has proved, and let what it lacked wait; `last` is its last page, None for a part of it."""
+        connection_id, run = self._run.connection.id, self._run
         covered = [Covered(kind, piece.start, piece.end, piece.began_at) for piece in proved]
-        await record_coverage(session, self._run.connection.id, self._run.lease.run.id, kind, covered)
+        await record_coverage(session, connection_id, run.lease.run.id, kind, covered)
+        if last is None or run.tally.rejected_without_id or any(row.external_id is None for row in last.rejected):
+            return
+        told = run.tally.listed.get(kind, set()) | run.tally.rejected
+        told |= {change.entity.external_id for change in last.items if change.entity.kind is kind}
+        told |= {row.external_id for row in last.rejected if row.external_id is not None}
+        for piece in proved:
+            await remember_missing(session, connection_id, kind, piece, told)
 
     async def _advance(self, session: Session, read: _Read) -> None:
         planned = read.planned
@@ -221,10 +235,10 @@ class ListReader:
         days = _days(read)
         return (*proved_by(days), *proved_between(days, self._run.windows))
 
-    def _note_end(self, read: _Read, *, in_one_go: bool) -> None:
+    def _note_end(self, read: _Read) -> None:
         if read.planned.covers is Covers.WINDOW:
             self._run.windows.append(_days(read))
-        if read.planned.covers is Covers.EVERYTHING and in_one_go:
+        if read.planned.covers is Covers.EVERYTHING and read.in_one_go:
             self._run.walked[read.planned.kind] = read.began_at
 
     def _progress(self) -> Mapping[str, Any]:

@@ -1,0 +1,356 @@
+"""What lists lack is gone only where that is certain: a second look or a second list, a brake, and a way back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from eventsync.crypto import Keyring
+from eventsync.domain.runs import RunStatus, SyncType
+from eventsync.postgres.database import Database
+from eventsync.sandbox import ApiAnswer
+from eventsync.sandbox.intakeq.records import Appointment
+from eventsync.stages.second_look import MOST_LOOKS
+from stages.sync_site import SyncSite, open_site
+
+LISTS = "/appointments"
+CLIENTS = "/clients"
+LOOKS = "GET /api/v1/appointments/{id}"
+LONG_AGO = -11  # days: the vendor's list of deletions tells of ten
+_VERIFIED = """
+    SELECT a.external_id, v.verified_at FROM appointments a, verification(
+        a.connection_id, 'appointment', a.external_id, a.start_time, greatest(a.source_version, a.seen_at)) v
+    ORDER BY a.external_id
+"""
+
+
+@pytest.fixture
+async def site(pool: Database, keyring: Keyring) -> AsyncIterator[SyncSite]:
+    """A practice of 60 appointments in the next weeks, whose copy is whole, a day ago."""
+    async with open_site(pool, keyring, appointments=0) as opened:
+        opened.clock.advance(days=-LONG_AGO + 1)  # deletions long ago must not be older than the practice
+        opened.sandbox.act_unheard("book_many", count=60, start_ms=opened.ms(days=1), every_ms=6 * 3_600_000)
+        opened.clock.advance(hours=1)
+        await opened.sync()
+        opened.clock.advance(hours=24)
+        opened.sandbox.stats.api_calls.clear()
+        yield opened
+
+
+@pytest.fixture
+async def crowd(pool: Database, keyring: Keyring) -> AsyncIterator[SyncSite]:
+    """A practice of 300 appointments to come, whose copy is whole, a day ago."""
+    async with open_site(pool, keyring, appointments=0) as opened:
+        opened.clock.advance(days=-LONG_AGO + 1)
+        opened.sandbox.act_unheard("book_many", count=300, start_ms=opened.ms(days=2), every_ms=2 * 3_600_000)
+        opened.clock.advance(hours=1)
+        await opened.sync()
+        opened.clock.advance(hours=24)
+        opened.sandbox.stats.api_calls.clear()
+        yield opened
+
+
+def ids(site: SyncSite, count: int) -> list[str]:
+    """Name the first appointments to come."""
+    rows = sorted(site.practice.appointments.values(), key=lambda a: a.start_ms)
+    return [a.id for a in rows if a.start_ms > site.clock.sandbox.now_ms()][:count]
+
+
+def delete_untold(site: SyncSite, count: int) -> set[str]:
+    """Delete appointments so long ago that no list of the vendor's tells of it any more."""
+    chosen = ids(site, count)
+    site.sandbox.act_unheard("delete_many", ids=chosen, deleted_ms=site.ms(days=LONG_AGO))
+    return set(chosen)
+
+
+def hide(site: SyncSite, appointment_id: str) -> Appointment:
+    """Let the vendor know an appointment no more, without a trace; answer it as it was."""
+    shown = site.practice.appointments[appointment_id]
+    site.practice.put_appointment(replace(shown, deleted_ms=site.ms(days=LONG_AGO)))
+    return shown
+
+
+async def deleted(database: asyncpg.Connection) -> set[str]:
+    rows = await database.fetch("SELECT external_id FROM appointments WHERE deleted_at IS NOT NULL")
+    return {row["external_id"] for row in rows}
+
+
+async def waiting(database: asyncpg.Connection, kind: str = "appointment") -> set[str]:
+    rows = await database.fetch("SELECT external_id FROM absence_candidates WHERE kind = $1", kind)
+    return {row["external_id"] for row in rows}
+
+
+def looks(site: SyncSite) -> int:
+    return site.sandbox.stats.api_calls[LOOKS]
+
+
+async def test_a_row_that_is_missing_once_is_looked_up_and_gone_where_the_vendor_knows_it_no_more(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    gone = delete_untold(site, 1)
+    run = await site.sync()
+    assert run.status is RunStatus.COMPLETED, run
+    assert await deleted(database) == gone
+    assert (looks(site), run.metadata["appointments_deleted"], run.counts.appointments_updated) == (1, 1, 1)
+    assert await waiting(database) == set()
+    await site.require_true_copy(database)
+
+
+async def test_what_was_moved_out_of_the_window_is_moved_and_not_deleted(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    (moved,) = ids(site, 1)
+    site.sandbox.act_unheard("reschedule", id=moved, start_ms=site.ms(days=200))
+    site.clock.advance(minutes=10)
+    run = await site.sync()
+    assert run.status is RunStatus.COMPLETED, run
+    assert (looks(site), run.metadata["appointments_deleted"], run.counts.appointments_updated) == (1, 0, 1)
+    await site.require_true_copy(database)
+
+
+async def test_more_missing_than_a_run_looks_up_are_settled_by_the_next_without_a_look(
+    pool: Database, keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    async with open_site(pool, keyring, appointments=0) as site:
+        site.clock.advance(days=-LONG_AGO + 1)
+        site.sandbox.act_unheard("book_many", count=400, start_ms=site.ms(days=1), every_ms=3_600_000)
+        site.clock.advance(hours=1)
+        await site.sync()
+        site.clock.advance(hours=24)
+        gone = delete_untold(site, MOST_LOOKS + 10)
+        first = await site.sync()
+        assert looks(site) == MOST_LOOKS
+        assert len(await waiting(database)) == 10
+        assert await waiting(database) == gone - await deleted(database)
+        assert [text for text in first.metadata["warnings"] if text.startswith("10 appointments")]
+        assert first.status is RunStatus.COMPLETED
+        site.clock.advance(hours=1)
+        await site.sync(SyncType.AUTOMATED_SWEEP)
+        assert len(await deleted(database)) == MOST_LOOKS
+        site.clock.advance(hours=23)
+        second = await site.sync()
+        assert looks(site) == MOST_LOOKS
+        assert await deleted(database) == gone
+        assert await waiting(database) == set()
+        assert (second.metadata["appointments_deleted"], second.counts.appointments_updated) == (10, 10)
+        await site.require_true_copy(database)
+
+
+async def test_what_waits_and_is_listed_again_waits_no_more(site: SyncSite, database: asyncpg.Connection) -> None:
+    chosen = ids(site, 3)
+    await database.execute(
+        "INSERT INTO absence_candidates SELECT $1, 'appointment', unnest($2::text[]), $3",
+        *(site.connection.id, chosen, site.clock() - timedelta(hours=20)),
+    )
+    await site.sync()
+    assert await waiting(database) == set()
+    assert await deleted(database) == set()
+
+
+async def test_a_row_younger_than_the_margin_is_left_alone(site: SyncSite, database: asyncpg.Connection) -> None:
+    booked = site.sandbox.act("book", start_ms=site.ms(days=2))
+    await site.hear(booked)
+    site.clock.advance(minutes=4)
+    shown = hide(site, booked.record_id)  # the lists are behind: they do not show the booking yet
+    await site.sync()
+    assert await deleted(database) == set()
+    assert await waiting(database) == set()
+    assert looks(site) == 0
+    site.practice.put_appointment(shown)
+    await site.require_true_copy(database)
+
+
+async def test_a_record_that_was_taken_for_gone_is_back_once_a_later_read_sees_it(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    (chosen,) = ids(site, 1)
+    shown = hide(site, chosen)
+    await site.sync()
+    assert await deleted(database) == {chosen}
+    site.clock.advance(hours=1)
+    site.practice.put_appointment(shown)  # as it was: the vendor's time has not moved
+    run = await site.sync()
+    assert await deleted(database) == set()
+    assert run.counts.appointments_updated == 1
+    await site.require_true_copy(database)
+
+
+async def test_a_webhook_newer_than_the_absence_brings_the_record_back(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    (chosen,) = ids(site, 1)
+    shown = hide(site, chosen)
+    await site.sync()
+    site.clock.advance(hours=1)
+    site.practice.put_appointment(shown)
+    await site.hear(site.sandbox.act("reschedule", id=chosen, start_ms=site.ms(days=3)))
+    assert await deleted(database) == set()
+    await site.require_true_copy(database)
+
+
+async def test_an_absence_from_before_a_webhook_is_no_second_witness(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    (chosen,) = ids(site, 1)
+    await database.execute(
+        "INSERT INTO absence_candidates VALUES ($1, 'appointment', $2, $3)",
+        *(site.connection.id, chosen, site.clock() - timedelta(hours=20)),
+    )
+    await site.hear(site.sandbox.act("reschedule", id=chosen, start_ms=site.ms(days=3)))  # so it lives
+    site.clock.advance(hours=1)
+    hide(site, chosen)
+    site.script("/appointments/{id}", answer=ApiAnswer.HTML, times=None)  # no look answers
+    await site.sync()
+    assert looks(site) > 0
+    assert await deleted(database) == set()
+    first_missed_at = await database.fetchval("SELECT first_missed_at FROM absence_candidates")
+    assert first_missed_at == site.clock()  # the old one says nothing any more
+
+
+async def test_a_deletion_that_the_vendor_lists_is_a_tombstone_without_a_look(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    gone = set(ids(site, 30))
+    site.sandbox.act_unheard("delete_many", ids=list(gone))
+    site.clock.advance(minutes=10)
+    run = await site.sync()
+    assert run.status is RunStatus.COMPLETED, run
+    assert (looks(site), await deleted(database)) == (0, gone)
+    assert run.metadata["appointments_deleted"] == 30
+    versions = await database.fetch("SELECT version FROM appointments WHERE deleted_at IS NOT NULL")
+    assert all(row["version"][9] == 1 for row in versions)  # a version like any other
+    await site.require_true_copy(database)
+
+
+@pytest.mark.parametrize("sync_type", [SyncType.AUTOMATED_DAILY, SyncType.AUTOMATED_SWEEP])
+async def test_a_deletion_heard_while_a_page_is_on_its_way_is_not_undone_by_it(
+    site: SyncSite, database: asyncpg.Connection, sync_type: SyncType
+) -> None:
+    booked = site.sandbox.act_unheard("book", start_ms=site.ms(days=2)).record_id  # every kind of list shows it
+    await site.sync(SyncType.AUTOMATED_SWEEP)
+    site.clock.advance(minutes=10)
+
+    async def delete_and_tell() -> None:
+        await site.hear(site.sandbox.act("delete", id=booked))
+
+    site.script(LISTS, after=delete_and_tell)
+    await site.sync(sync_type)
+    assert await deleted(database) == {booked}
+    await site.require_true_copy(database)
+
+
+async def test_deletions_older_than_the_vendor_tells_are_settled_where_no_list_of_changes_was_read(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    gone = delete_untold(site, 2)
+    site.script("/appointments/{id}", answer=ApiAnswer.HTML, times=None)  # no look answers
+    first = await site.sync()
+    assert first.status is RunStatus.PARTIAL_SUCCESS
+    assert await waiting(database) == gone
+    assert await deleted(database) == set()
+    site.clock.advance(hours=24)
+    second = await site.sync()
+    assert second.status is RunStatus.COMPLETED, second
+    assert await deleted(database) == gone
+
+
+async def test_an_empty_answer_where_hundreds_were_deletes_nothing_and_says_what_to_do(
+    crowd: SyncSite, database: asyncpg.Connection
+) -> None:
+    crowd.script(LISTS, query={"deletedOnly": None}, answer=ApiAnswer.EMPTY_LIST, times=None)
+    before = {row["external_id"]: row["verified_at"] for row in await database.fetch(_VERIFIED)}
+    run = await crowd.sync()
+    assert run.status is RunStatus.PARTIAL_SUCCESS, run
+    assert run.error_message is not None
+    assert "--allow-mass-delete" in run.error_message
+    assert run.metadata["errors"][0]["error"] == run.error_message
+    assert run.metadata["appointments_deleted"] == 0
+    assert await deleted(database) == set()
+    assert looks(crowd) == 0
+    after = {row["external_id"]: row["verified_at"] for row in await database.fetch(_VERIFIED)}
+    assert all(after[key] <= before[key] for key in before)  # a list that lacks them does not verify them
+
+
+async def test_after_an_empty_answer_the_next_good_one_settles_everything(
+    crowd: SyncSite, database: asyncpg.Connection
+) -> None:
+    empty = crowd.script(LISTS, query={"deletedOnly": None}, answer=ApiAnswer.EMPTY_LIST, times=None)
+    await crowd.sync()
+    crowd.sandbox.script.remove(empty)
+    crowd.clock.advance(hours=1)
+    run = await crowd.sync()
+    assert run.status is RunStatus.COMPLETED, run
+    assert run.counts.appointments_unchanged == 300
+    assert await waiting(database) == set()
+    assert looks(crowd) == 0
+
+
+async def test_a_mass_delete_that_a_person_allows_is_settled_by_two_runs(
+    crowd: SyncSite, database: asyncpg.Connection
+) -> None:
+    gone = delete_untold(crowd, 200)
+    braked = await crowd.sync()
+    assert braked.status is RunStatus.PARTIAL_SUCCESS
+    assert await deleted(database) == set()
+    for _ in range(2):
+        crowd.clock.advance(hours=1)
+        run = await crowd.sync(allow_mass_delete=True)
+        assert run.status is RunStatus.COMPLETED, run
+    assert await deleted(database) == gone
+    await crowd.require_true_copy(database)
+
+
+async def test_a_mass_delete_takes_two_runs_although_a_person_allows_it(
+    crowd: SyncSite, database: asyncpg.Connection
+) -> None:
+    gone = delete_untold(crowd, 200)
+    await crowd.sync(allow_mass_delete=True)
+    assert len(await deleted(database)) == looks(crowd) == MOST_LOOKS  # each of them looked up
+    crowd.clock.advance(hours=1)
+    await crowd.sync(allow_mass_delete=True)
+    assert await deleted(database) == gone
+
+
+async def test_a_few_of_hundreds_are_no_mass_delete(crowd: SyncSite, database: asyncpg.Connection) -> None:
+    gone = delete_untold(crowd, 15)
+    run = await crowd.sync()
+    assert run.status is RunStatus.COMPLETED, run
+    assert await deleted(database) == gone
+
+
+async def test_an_empty_list_of_clients_deletes_none_of_them(
+    pool: Database, keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    async with open_site(pool, keyring, clients=120, appointments=0) as site:
+        await site.sync()
+        site.clock.advance(hours=24)
+        empty = site.script(CLIENTS, query={"deletedOnly": None}, answer=ApiAnswer.EMPTY_LIST, times=None)
+        run = await site.sync()
+        assert run.status is RunStatus.PARTIAL_SUCCESS, run
+        assert run.error_message is not None
+        assert run.error_message.startswith("120 of 120 patients were not listed")
+        assert await database.fetchval("SELECT count(*) FROM patient_identities WHERE deleted_at IS NOT NULL") == 0
+        site.sandbox.script.remove(empty)
+        site.clock.advance(hours=1)
+        assert (await site.sync()).status is RunStatus.COMPLETED
+        await site.require_true_copy(database)
+
+
+async def test_clients_deleted_long_ago_are_gone_with_their_second_witness(
+    pool: Database, keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    async with open_site(pool, keyring, clients=300, appointments=0) as site:
+        site.clock.advance(days=-LONG_AGO + 1)
+        await site.sync()
+        site.clock.advance(hours=24)
+        site.sandbox.act_unheard("delete_clients", count=MOST_LOOKS + 5, deleted_ms=site.ms(days=LONG_AGO))
+        await site.sync()
+        assert len(await waiting(database, "patient")) == 5
+        site.clock.advance(hours=24)
+        await site.sync()
+        assert await waiting(database, "patient") == set()
+        await site.require_true_copy(database)
