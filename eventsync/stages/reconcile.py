@@ -15,7 +15,7 @@ from typing import TypeVar
 from eventsync.domain.errors import Misconfigured, Rejected, Transient
 from eventsync.domain.reads import Covered, Covers, PlannedRead
 from eventsync.domain.records import RecordKind
-from eventsync.domain.runs import Run, RunEnd, RunStatus, SyncType
+from eventsync.domain.runs import RunEnd, RunStatus, SyncType
 from eventsync.domain.windows import DaysRead, Proved, is_proved
 from eventsync.postgres.absences import Absences
 from eventsync.postgres.coverage import Coverage
@@ -111,8 +111,7 @@ class Reconciler:
             if course.failed and course.stopped_because is None:  # maintenance passes: once more, at the end
                 again, course.failed = list(course.failed), {}
                 await self._read_all(reader, reads, course, again)
-            looking = SecondLook(self._absences, reader, reads, allow_mass_delete=_allows_mass_delete(reads.lease.run))
-            course.warnings += await self._while_held(looking.settle)
+            course.warnings += await self._while_held(self._second_look(reader, reads).settle)
             if is_full and course.stopped_because is None:
                 await self._read_summaries(reader, reads, course)
         except Misconfigured as error:
@@ -122,6 +121,10 @@ class Reconciler:
         except (Transient, Rejected) as error:
             course.stopped_because = f"{FETCH_FAILED}: {error}"
         return course
+
+    def _second_look(self, reader: ListReader, reads: RunReads) -> SecondLook:
+        allowed = reads.lease.run.options.get("allow_mass_delete") is True
+        return SecondLook(self._absences, self._coverage, reader, reads, allow_mass_delete=allowed)
 
     async def _plan(self, reads: RunReads, *, is_full: bool) -> tuple[PlannedRead, ...]:
         """Choose the lists; those that an earlier attempt of the same run has read are done."""
@@ -214,10 +217,6 @@ class Reconciler:
                 return await work()
             except DatabaseAway:
                 await hold_while_away(self._store.database.ping)
-
-
-def _allows_mass_delete(run: Run) -> bool:
-    return run.options.get("allow_mass_delete") is True
 
 
 def _is_done(planned: PlannedRead, done: Sequence[Covered]) -> bool:

@@ -1,34 +1,42 @@
 """Decides, at the end of a run, which of the records that its complete lists lacked are gone.
 
 A list alone proves nothing: rows slip between pages, and appointments are moved while they are listed. So a record is
-gone where two runs' complete lists lacked it, or where one did and the vendor knows no record of its id. And where a
-list lacks far more than practices delete, nothing is concluded at all until a person says so.
+gone where two runs' complete lists lacked it and no list of changes shows that it was moved, or where one did and the
+vendor knows no record of its id. And where a list lacks far more than practices delete, nothing is concluded at all
+until a person says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from eventsync.domain.call_plan import OVERLAP
 from eventsync.domain.changes import Absence, EntityRef
+from eventsync.domain.errors import Rejected
+from eventsync.domain.reads import Covers, PlannedRead
 from eventsync.domain.records import RecordKind
 from eventsync.domain.windows import Proved, joined
 from eventsync.postgres.absences import MARGIN_S, Absences, Missing, Shortfall
-from eventsync.postgres.coverage import ALWAYS_FROM, ALWAYS_TO
+from eventsync.postgres.coverage import ALWAYS_FROM, ALWAYS_TO, Coverage
 from eventsync.postgres.record_rows import milliseconds
 from eventsync.stages.course import OUT_OF_CALLS
 from eventsync.stages.reading import ListReader, RunReads
 
 MOST_LOOKS = 20  # single reads a run; what is left waits for the next run's lists, which cost nothing more
 _LEAST_BRAKED = 20
+_MISSED_SOONER = timedelta(days=1)  # a full run a day: the one before had listed what this one's list lacks
 _MOST_MISSING_SHARE = 0.1
 
 
 class SecondLook:
     """Settles what one run's lists lacked."""
 
-    def __init__(self, absences: Absences, reader: ListReader, run: RunReads, *, allow_mass_delete: bool) -> None:
+    def __init__(
+        self, absences: Absences, coverage: Coverage, reader: ListReader, run: RunReads, *, allow_mass_delete: bool
+    ) -> None:
         self._absences = absences
+        self._coverage = coverage
         self._reader = reader
         self._run = run
         self._allow_mass_delete = allow_mass_delete
@@ -72,12 +80,26 @@ class SecondLook:
             return []
         began_before = self._run.lease.run.started_at
         twice = [entry for entry in shortfall.missing if _was_missed_before(entry, began_before)]
-        await self._conclude(shortfall, twice)
+        await self._conclude(shortfall, await self._unmoved(shortfall, twice))
         once = [entry for entry in shortfall.missing if not _was_missed_before(entry, began_before)]
         ids = [entry.external_id for entry in once]
         await self._absences.remember(self._run.connection.id, shortfall.kind, ids, shortfall.window.began_at)
         waiting = await self._look(shortfall, once)
         return [_waiting(shortfall.kind, waiting)] if waiting else []
+
+    async def _unmoved(self, shortfall: Shortfall, missing: Sequence[Missing]) -> list[Missing]:
+        """Leave out what was moved out of the window, as the list of changes since they were first missed tells."""
+        kind, run = shortfall.kind, self._run
+        if missing and kind is RecordKind.APPOINTMENT:
+            cursor = (await self._coverage.changes_followed(run.connection.id)).get(kind)
+            missed_at = min(entry.first_missed_at for entry in missing if entry.first_missed_at is not None)
+            if cursor is None or cursor.covered_until < run.lease.run.started_at:
+                since = missed_at - _MISSED_SOONER if cursor is None else min(missed_at, cursor.covered_until)
+                await self._reader.read(PlannedRead(kind=kind, covers=Covers.CHANGES, since=since - OVERLAP))
+        told = run.tally.listed.get(kind, set())
+        moved = [entry.external_id for entry in missing if entry.external_id in told]
+        await self._absences.forget(run.connection.id, kind, moved)
+        return [entry for entry in missing if entry.external_id not in told]
 
     async def _conclude(self, shortfall: Shortfall, missing: Sequence[Missing]) -> None:
         """Two runs' lists have lacked these."""
@@ -100,17 +122,22 @@ class SecondLook:
     async def _look(self, shortfall: Shortfall, missing: Sequence[Missing]) -> int:
         """Ask the vendor for each by its id, as long as there are looks left. Answers how many still wait."""
         connection_id = self._run.connection.id
-        for place, entry in enumerate(missing):
+        waiting = 0
+        for entry in missing:
             if self._looks_left == 0:
-                return len(missing) - place
+                waiting += 1
+                continue
             self._looks_left -= 1
             try:
                 await self._reader.look(EntityRef(connection_id, shortfall.kind, entry.external_id))
             except OUT_OF_CALLS:
                 self._looks_left = 0
-                return len(missing) - place
-            await self._absences.forget(connection_id, shortfall.kind, [entry.external_id])
-        return 0
+                waiting += 1
+            except Rejected:  # this one cannot be asked for: the next run's lists decide
+                waiting += 1
+            else:
+                await self._absences.forget(connection_id, shortfall.kind, [entry.external_id])
+        return waiting
 
 
 def _was_missed_before(entry: Missing, run_began_at: datetime) -> bool:

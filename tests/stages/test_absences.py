@@ -226,6 +226,37 @@ async def test_a_deletion_that_the_vendor_lists_is_a_tombstone_without_a_look(
     await site.require_true_copy(database)
 
 
+async def test_more_moved_out_of_the_window_than_a_run_looks_up_are_moved_and_not_deleted(
+    crowd: SyncSite, database: asyncpg.Connection
+) -> None:
+    moved = ids(crowd, MOST_LOOKS + 5)
+    for appointment_id in moved:
+        crowd.sandbox.act_unheard("reschedule", id=appointment_id, start_ms=crowd.ms(days=200))
+    crowd.clock.advance(minutes=10)
+    await crowd.sync()
+    assert len(await waiting(database)) == 5
+    crowd.clock.advance(hours=24)
+    run = await crowd.sync()
+    assert run.status is RunStatus.COMPLETED, run
+    assert await deleted(database) == await waiting(database) == set()
+    assert run.counts.appointments_updated == 5
+    await crowd.require_true_copy(database)
+
+
+async def test_a_look_that_the_vendor_refuses_leaves_the_others_to_be_made(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    gone = delete_untold(site, 3)
+    site.script("/appointments/{id}", answer=ApiAnswer.STATUS, status=400)
+    run = await site.sync()
+    assert run.status is RunStatus.COMPLETED, run
+    assert len(await deleted(database)) == 2
+    assert await waiting(database) == gone - await deleted(database)
+    site.clock.advance(hours=24)
+    await site.sync()
+    assert await deleted(database) == gone
+
+
 @pytest.mark.parametrize("sync_type", [SyncType.AUTOMATED_DAILY, SyncType.AUTOMATED_SWEEP])
 async def test_a_deletion_heard_while_a_page_is_on_its_way_is_not_undone_by_it(
     site: SyncSite, database: asyncpg.Connection, sync_type: SyncType
