@@ -18,13 +18,12 @@ from eventsync.domain.runs import Run, RunCounts, RunEnd, RunStatus, SyncType
 from eventsync.postgres.affiliation_rows import AffiliationTerms
 from eventsync.postgres.affiliations import Affiliations
 from eventsync.postgres.tenants import NewConnection
-from eventsync.web.sync_answers import under_way
 from eventsync.wiring.api import make_api
 from eventsync.wiring.process import Process
 from servers.eventually import eventually
 from web.api_site import NOW, Answer, Practice, Site
 from web.played_worker import COUNTS, PlayedWorker, completed
-from web.sync_site import connections_of, disable, follow, hasty_site, local_patient, partner_of, runs_of
+from web.sync_site import asked_for, connections_of, disable, follow, hasty_site, local_patient, partner_of, runs_of
 
 CRON = "/api/cron/sync-practiceq-appointments"
 SYNC_ALL = "/api/partner-dashboard/patients/sync-all"
@@ -198,12 +197,18 @@ async def test_a_longer_run_is_answered_with_where_to_ask_on_and_goes_on(
     assert (progress["status"], progress["stats"]["totalAppointments"]["unchanged"]) == ("completed", 42)
 
 
-async def test_of_several_the_first_that_goes_on_is_named(hasty: Site, worker: PlayedWorker) -> None:
-    await hasty.post(CRON, hasty.admin)
-    first, second = await worker.lease(), await worker.lease()
-    told = under_way([await worker.end(first, completed()), second.run])
-    assert told.syncLogId == second.run.id
-    assert [run.status for run in told.runs] == [RunStatus.COMPLETED, RunStatus.RUNNING]
+async def test_of_several_the_first_that_goes_on_is_named(
+    site: Site, api_process: Process, worker: PlayedWorker
+) -> None:
+    async with hasty_site(site, api_process, answer_within_s=1.0) as patient_site:
+        task = await asked_for(patient_site, site.other, patient_site.post(CRON, site.admin))
+        leases = {lease.run.connection_id: lease for lease in [await worker.lease(), await worker.lease()]}
+        first, second = leases[site.practice.connection_id], leases[site.other.connection_id]
+        await worker.end(first, completed())
+        answer = await task
+    assert (answer.status, answer.json["syncLogId"]) == (202, str(second.run.id))
+    assert answer.json["progressUrl"].endswith(str(second.run.id))
+    assert [run["status"] for run in answer.json["runs"]] == ["completed", "running"]
 
 
 async def test_whoever_goes_away_does_not_stop_the_run(
