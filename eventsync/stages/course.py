@@ -87,7 +87,7 @@ async def most_calls(coverage: Coverage, connection: Connection, rules: ReadingR
     today = now.astimezone(ZoneInfo(connection.timezone)).date()
     knowledge = await coverage.knowledge(connection.id, now, rules.first_day(today), rules.last_day(today))
     day = plan_of_day(knowledge.size, connection.calls_per_day, today, rules=rules)
-    return None if day.days_to_verify_everything == 1 else day.daily_run
+    return None if day.days_to_verify_everything == 1 else day.daily_run + day.beside_lists
 
 
 def _changed_invoices(knowledge: Knowledge, now: datetime) -> PlannedRead:
