@@ -28,12 +28,14 @@ class _Sql:
     answer_schedule: str
     insert: str
     lock_claims: str
+    next_claim: str
     claim: str
     heartbeat: str
     hold: str
     reads_beside: str
     end: str
     give_back: str
+    find_lost: str
     rescue: str
     cancel: str
     find: str
@@ -96,7 +98,8 @@ class Runs:
         """Take the next run that may begin, or `run_id` alone; None where there is none."""
         async with self._database.transaction() as session:
             await session.execute(SQL.lock_claims)
-            row = await session.fetchrow(SQL.claim, worker_id, now, leased_until, run_id)
+            found = await session.fetchval(SQL.next_claim, run_id)
+            row = None if found is None else await session.fetchrow(SQL.claim, found, worker_id, now, leased_until)
         return None if row is None else RunLease(_run(row), worker_id)
 
     async def heartbeat(self, lease: RunLease, now: datetime, leased_until: datetime) -> bool:
@@ -156,8 +159,9 @@ class Runs:
 
     async def rescue(self, now: datetime) -> list[Run]:
         """Take back the runs whose worker died: to be gone on with or, the third time, as failed. Answers them."""
-        async with self._database.session() as session:
-            rows = await session.fetch(SQL.rescue, now, now + _CLOCKS_DIFFER_BY, MAX_ATTEMPTS)
+        async with self._database.transaction() as session:
+            lost = [row["id"] for row in await session.fetch(SQL.find_lost, now, now + _CLOCKS_DIFFER_BY)]
+            rows = await session.fetch(SQL.rescue, lost, now, MAX_ATTEMPTS) if lost else []
         return [_run(row) for row in rows]
 
     async def cancel(self, run_id: RunId, now: datetime) -> bool:

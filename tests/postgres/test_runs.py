@@ -73,8 +73,8 @@ async def test_of_one_lane_and_connection_one_run_goes_on_at_a_time(
 async def test_a_long_and_a_short_run_of_one_connection_go_side_by_side(
     runs: Runs, connection_id: ConnectionId
 ) -> None:
-    for sync_type in (LONG, SyncType.BACKFILL, SHORT, SyncType.MANUAL_ORG_BULK):
-        await ask(runs, asks(connection_id, sync_type))
+    for second, sync_type in enumerate((LONG, SyncType.BACKFILL, SHORT, SyncType.MANUAL_ORG_BULK)):
+        await ask(runs, asks(connection_id, sync_type), after(seconds=second))
     leases = [await claim(runs), await claim(runs)]
     assert {lease.run.sync_type for lease in leases if lease} == {SyncType.MANUAL_ORG_BULK, LONG}
     assert await claim(runs) is None

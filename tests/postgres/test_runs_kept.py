@@ -17,6 +17,7 @@ from eventsync.domain.runs import Run, RunCounts, RunEnd, RunStatus
 from eventsync.postgres.database import Database
 from eventsync.postgres.runs import RunLease, RunLost, Runs
 from postgres.asked_runs import COUNTS, DONE, LEASE, LONG, NOW, SHORT, after, ask, asks, claim, lease_of
+from servers.eventually import eventually
 
 
 @pytest.fixture
@@ -142,6 +143,30 @@ async def test_a_dead_workers_run_is_gone_on_with_twice_and_failed_the_third_tim
     assert "worker died" in (rescued.error_message or "")
     assert await claim(runs, after(hours=1)) is None
     assert await runs.rescue(after(days=1)) == []
+
+
+async def test_a_run_whose_page_is_just_being_written_is_not_taken_from_its_worker(
+    runs: Runs, connection_id: ConnectionId, pool: Database
+) -> None:
+    lease = await lease_of(runs, asks(connection_id))
+    async with pool.transaction() as session:
+        await runs.hold(session, lease, COUNTS, {}, after(seconds=70))
+        assert await runs.rescue(after(seconds=70)) == []
+    assert len(await runs.rescue(after(seconds=70))) == 1
+
+
+async def test_looking_for_runs_in_vain_wakes_nobody(
+    runs: Runs, connection_id: ConnectionId, database: asyncpg.Connection
+) -> None:
+    heard: list[object] = []
+    await database.add_listener("eventsync_runs", lambda *news: heard.append(news))
+    for _ in range(3):
+        assert await claim(runs) is None
+        assert await runs.rescue(NOW) == []
+    await database.execute("SELECT 1")  # what was sent before has come by then
+    assert heard == []
+    await ask(runs, asks(connection_id))
+    await eventually(lambda: heard)
 
 
 async def test_a_dead_workers_run_that_was_to_be_cancelled_is_cancelled(

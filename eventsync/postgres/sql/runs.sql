@@ -25,20 +25,23 @@ RETURNING *;
 -- name: lock_claims
 SELECT pg_advisory_xact_lock(hashtextextended('eventsync:runs:claim', 0));
 
--- name: claim
+-- name: next_claim
 -- A person's wish goes before the schedule's. Of one lane and connection one run goes on at a time.
-UPDATE sync_logs s
-SET status = 'running', worker_id = $1, leased_until = $3, attempts = attempts + 1, updated_at = $2,
+-- Looked for before it is taken: an UPDATE that finds nothing would wake everyone who waits for news of runs.
+SELECT w.id FROM sync_logs w JOIN connections c ON c.id = w.connection_id
+WHERE w.status = 'starting' AND w.cancel_requested_at IS NULL AND c.disabled_at IS NULL
+  AND ($1::uuid IS NULL OR w.id = $1)
+  AND (w.lane = 'patient' OR NOT EXISTS (
+        SELECT FROM sync_logs r WHERE r.connection_id = w.connection_id AND r.lane = w.lane AND r.status = 'running'))
+ORDER BY w.lane = 'patient' DESC, w.sync_type LIKE 'manual%' DESC, w.created_at, w.id LIMIT 1;
+
+-- name: claim
+UPDATE sync_logs
+SET status = 'running', worker_id = $2, leased_until = $4, attempts = attempts + 1, updated_at = $3,
     -- A run that was given back has begun already.
-    started_at = CASE WHEN attempts = 0 AND started_at = created_at THEN $2 ELSE started_at END
-WHERE s.id = (
-    SELECT w.id FROM sync_logs w JOIN connections c ON c.id = w.connection_id
-    WHERE w.status = 'starting' AND w.cancel_requested_at IS NULL AND c.disabled_at IS NULL
-      AND ($4::uuid IS NULL OR w.id = $4)
-      AND (w.lane = 'patient' OR NOT EXISTS (
-            SELECT FROM sync_logs r WHERE r.connection_id = w.connection_id AND r.lane = w.lane AND r.status = 'running'))
-    ORDER BY w.lane = 'patient' DESC, w.sync_type LIKE 'manual%' DESC, w.created_at, w.id LIMIT 1)
-RETURNING s.*;
+    started_at = CASE WHEN attempts = 0 AND started_at = created_at THEN $3 ELSE started_at END
+WHERE id = $1 AND status = 'starting'
+RETURNING *;
 
 -- name: heartbeat
 UPDATE sync_logs SET leased_until = $4, updated_at = $3
@@ -77,24 +80,31 @@ SET status = 'starting', worker_id = NULL, leased_until = NULL, attempts = attem
 WHERE id = $1 AND worker_id = $2 AND status = 'running'
 RETURNING id;
 
--- name: rescue
+-- name: find_lost
 -- Runs whose worker died, and those that wait for a connection that was disabled. A lease that ends much later than one
--- taken now was taken by a clock that was ahead.
+-- taken now was taken by a clock that was ahead. A run whose row is locked is being written: its worker lives.
+SELECT s.id FROM sync_logs s JOIN connections c ON c.id = s.connection_id
+WHERE (s.status = 'running' AND (s.leased_until < $1 OR s.leased_until > $2))
+   OR (s.status = 'starting' AND (c.disabled_at IS NOT NULL OR s.cancel_requested_at IS NOT NULL))
+FOR UPDATE OF s SKIP LOCKED;
+
+-- name: rescue
+WITH judged AS (
+    SELECT l.id, c.disabled_at IS NOT NULL AS is_disabled,
+           CASE WHEN l.cancel_requested_at IS NOT NULL THEN 'cancelled'
+                WHEN l.attempts >= $3 OR c.disabled_at IS NOT NULL THEN 'failed' ELSE 'starting' END AS status
+    FROM sync_logs l JOIN connections c ON c.id = l.connection_id WHERE l.id = ANY($1::uuid[])
+)
 UPDATE sync_logs s
-SET status = CASE WHEN s.cancel_requested_at IS NOT NULL THEN 'cancelled'
-                  WHEN is_hopeless OR c.disabled_at IS NOT NULL THEN 'failed' ELSE 'starting' END,
-    completed_at = CASE WHEN s.cancel_requested_at IS NOT NULL OR is_hopeless OR c.disabled_at IS NOT NULL THEN $1 END,
-    duration_ms = CASE WHEN s.cancel_requested_at IS NOT NULL OR is_hopeless OR c.disabled_at IS NOT NULL
-                       THEN greatest(0, round(extract(epoch FROM $1 - s.started_at) * 1000)) END,
-    error_message = CASE WHEN c.disabled_at IS NOT NULL THEN 'The connection was disabled before the run ended.'
-                         WHEN is_hopeless THEN 'Its worker died each time: see the log of the worker.' END,
-    worker_id = NULL, leased_until = NULL, updated_at = $1
-FROM sync_logs same
-JOIN connections c ON c.id = same.connection_id
-CROSS JOIN LATERAL (SELECT same.attempts >= $3 AS is_hopeless) judged
-WHERE same.id = s.id
-  AND ((s.status = 'running' AND (s.leased_until < $1 OR s.leased_until > $2))
-       OR (s.status = 'starting' AND (c.disabled_at IS NOT NULL OR s.cancel_requested_at IS NOT NULL)))
+SET status = j.status,
+    completed_at = CASE WHEN j.status <> 'starting' THEN $2::timestamptz END,
+    duration_ms = CASE WHEN j.status <> 'starting'
+                       THEN greatest(0, round(extract(epoch FROM $2 - s.started_at) * 1000)) END,
+    error_message = CASE WHEN j.status <> 'failed' THEN NULL
+                         WHEN j.is_disabled THEN 'The connection was disabled before the run ended.'
+                         ELSE 'Its worker died each time: see the log of the worker.' END,
+    worker_id = NULL, leased_until = NULL, updated_at = $2
+FROM judged j WHERE j.id = s.id
 RETURNING s.*;
 
 -- name: cancel
