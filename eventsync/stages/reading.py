@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
@@ -23,7 +23,7 @@ from eventsync.domain.errors import Rejected
 from eventsync.domain.reads import Covered, Covers, PlannedRead
 from eventsync.domain.records import RecordKind
 from eventsync.domain.slicing import ReadingRules
-from eventsync.domain.windows import DaysRead, Proved, proved_between, proved_by
+from eventsync.domain.windows import DaysRead, Proved, joined, proved_by
 from eventsync.postgres.absences import remember_missing
 from eventsync.postgres.coverage import (
     ALWAYS_FROM,
@@ -232,8 +232,11 @@ class ListReader:
         )
 
     def _proved(self, read: _Read) -> tuple[Proved, ...]:
+        """Tell what the list proves alone, and what together with all of its neighbours that this run has read."""
         days = _days(read)
-        return (*proved_by(days), *proved_between(days, self._run.windows))
+        alone = proved_by(days)
+        together = joined([days, *self._run.windows])
+        return (*alone, *(piece for piece in together if piece not in alone and _adjoins(piece, days)))
 
     def _note_end(self, read: _Read) -> None:
         if read.planned.covers is Covers.WINDOW:
@@ -271,6 +274,11 @@ def _positions(changes: Iterable[RecordChange], kind: RecordKind) -> Iterable[in
 
 def _known(latest_ms: int | None) -> tuple[int, ...]:
     return () if latest_ms is None else (latest_ms,)
+
+
+def _adjoins(piece: Proved, days: DaysRead) -> bool:
+    """Whether these days are among those that prove a piece, which begins a day after the first of them."""
+    return piece.start.date() - timedelta(days=1) <= days.first and days.last <= piece.end.date()
 
 
 def _days(read: _Read) -> DaysRead:

@@ -9,7 +9,7 @@ until a person says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from eventsync.domain.call_plan import OVERLAP
 from eventsync.domain.changes import Absence, EntityRef
@@ -25,7 +25,6 @@ from eventsync.stages.reading import ListReader, RunReads
 
 MOST_LOOKS = 20  # single reads a run; what is left waits for the next run's lists, which cost nothing more
 _LEAST_BRAKED = 20
-_MISSED_SOONER = timedelta(days=1)  # a full run a day: the one before had listed what this one's list lacks
 _MOST_MISSING_SHARE = 0.1
 
 
@@ -88,14 +87,16 @@ class SecondLook:
         return [_waiting(shortfall.kind, waiting)] if waiting else []
 
     async def _unmoved(self, shortfall: Shortfall, missing: Sequence[Missing]) -> list[Missing]:
-        """Leave out what was moved out of the window, as the list of changes since they were first missed tells."""
+        """Leave out what was moved out of the window: the list of changes tells, as far as it is followed at all.
+
+        Where it was not followed since they were first missed, it is read now.
+        """
         kind, run = shortfall.kind, self._run
-        if missing and kind is RecordKind.APPOINTMENT:
-            cursor = (await self._coverage.changes_followed(run.connection.id)).get(kind)
-            missed_at = min(entry.first_missed_at for entry in missing if entry.first_missed_at is not None)
-            if cursor is None or cursor.covered_until < run.lease.run.started_at:
-                since = missed_at - _MISSED_SOONER if cursor is None else min(missed_at, cursor.covered_until)
-                await self._reader.read(PlannedRead(kind=kind, covers=Covers.CHANGES, since=since - OVERLAP))
+        missed_at = max((entry.first_missed_at for entry in missing if entry.first_missed_at is not None), default=None)
+        followed = (await self._coverage.changes_followed(run.connection.id)).get(kind)
+        if missed_at is not None and followed is not None and followed.covered_until < missed_at:
+            since = followed.covered_until - OVERLAP
+            await self._reader.read(PlannedRead(kind=kind, covers=Covers.CHANGES, since=since))
         told = run.tally.listed.get(kind, set())
         moved = [entry.external_id for entry in missing if entry.external_id in told]
         await self._absences.forget(run.connection.id, kind, moved)

@@ -229,6 +229,8 @@ async def test_a_deletion_that_the_vendor_lists_is_a_tombstone_without_a_look(
 async def test_more_moved_out_of_the_window_than_a_run_looks_up_are_moved_and_not_deleted(
     crowd: SyncSite, database: asyncpg.Connection
 ) -> None:
+    await crowd.sync(SyncType.AUTOMATED_SWEEP)
+    crowd.clock.advance(hours=1)
     moved = ids(crowd, MOST_LOOKS + 5)
     for appointment_id in moved:
         crowd.sandbox.act_unheard("reschedule", id=appointment_id, start_ms=crowd.ms(days=200))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import asyncpg
@@ -266,6 +267,30 @@ async def test_a_row_that_is_inserted_before_the_page_shifts_nothing_out_of_the_
         assert len(await living(database)) == 150
         await site.sync(SyncType.AUTOMATED_SWEEP)
         await site.require_true_copy(database)
+
+
+async def test_a_list_of_a_single_day_claims_nothing_of_the_hours_that_its_failing_neighbour_may_hold(
+    pool: Database, keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    border = date.fromordinal(date(2026, 5, 1).toordinal() // 64 * 64)  # slices are cut at such days
+    noon = datetime.combine(border + timedelta(days=2), time(18), UTC)  # so that the day before the near ones is alone
+    async with open_site(pool, keyring, appointments=0, noon=noon) as site:
+        site.sandbox.act_unheard("book_many", count=60, start_ms=site.ms(days=-10), every_ms=6 * 3_600_000)
+        await site.sync()
+        site.clock.advance(hours=1)
+        began_at = site.clock()
+        before = {"endDate": (border - timedelta(days=1)).isoformat()}
+        failing = site.script(LISTS, query=before, answer=ApiAnswer.HTML, times=None)
+        run = await site.sync()
+        assert run.status is RunStatus.PARTIAL_SUCCESS, run
+        assert failing in site.sandbox.script.pending
+        unlisted = datetime.combine(border, time(11), UTC)  # where the vendor's day begins twelve hours after UTC's
+        claims = await database.fetch(
+            "SELECT window_from, window_to FROM sync_coverage"
+            " WHERE kind = 'appointment' AND read_began_at >= $1 AND window_from <= $2 AND window_to > $2",
+            *(began_at, unlisted),
+        )
+        assert claims == []
 
 
 async def test_an_appointment_without_client_and_a_client_without_name_are_kept(
