@@ -86,13 +86,16 @@ class SyncWorker:
             raise group.exceptions[0] from group  # the supervisor needs its kind
 
     async def run_once(self, run_id: RunId | None = None) -> Run | None:
-        """Carry out the next run, or `run_id` alone, and answer it as it stands then; cancelled, it is given back.
+        """Carry out the next run, or `run_id` alone, and answer it as it ended; cancelled, it is given back.
 
-        It has ended, unless another worker has taken it. None where there is none that may begin now. Raises Transient
+        None where there is none that may begin now, or where another worker has taken it meanwhile. Raises Transient
         where PostgreSQL is away at the beginning.
         """
         lease = await self._claim(run_id)
-        return None if lease is None else await self._carry_out(lease)
+        if lease is None:
+            return None
+        run = await self._carry_out(lease)
+        return None if run.status.is_active else run
 
     async def _claim(self, run_id: RunId | None = None) -> RunLease | None:
         # An id for each claim: what is left of a lost one must not pass the fence of this worker's next one.

@@ -10,11 +10,22 @@ from eventsync.postgres.budget import prune_calls
 from eventsync.postgres.database import Database
 from eventsync.postgres.freshness import prune_coverage
 from eventsync.postgres.linking import PatientLinks
+from eventsync.postgres.listener import Listener
 from eventsync.postgres.retention import Retention
+from eventsync.postgres.runs import Runs
+from eventsync.postgres.schedules import Schedules
 from eventsync.settings import Settings
 from eventsync.stages.recurring import Recurring
+from eventsync.stages.schedule import Scheduler
 from eventsync.stages.upkeep import Upkeep
 from eventsync.supervisor import Worker
+
+_SYNCED_VENDORS = ("intakeq",)  # by name: this role loads no vendor
+
+
+def make_scheduler(database: Database, listener: Listener, clock: Clock) -> Worker:
+    """Make the worker that asks for the runs that the connections' schedules want."""
+    return Scheduler(Schedules(database), Runs(database), listener, clock, vendors=_SYNCED_VENDORS)
 
 
 def make_chores(database: Database, retention: Retention, settings: Settings, clock: Clock) -> list[Worker]:

@@ -207,7 +207,7 @@ class Process:
         if Role.CONSUMER in roles:
             workers += self._applying.consumers()
         if Role.WORKER in roles:
-            workers.append(self._applying.refetch_worker())
+            workers += [self._sync_worker(), self._applying.refetch_worker()]
         if Role.SCHEDULER in roles:
             workers += self._chores()
         if roles & {Role.CONSUMER, Role.WORKER}:
@@ -238,9 +238,15 @@ class Process:
         return relays
 
     def _chores(self) -> list[Worker]:
-        from eventsync.wiring.chores import make_chores  # noqa: PLC0415  # this role's alone
+        from eventsync.wiring.chores import make_chores, make_scheduler  # noqa: PLC0415  # this role's alone
 
-        return make_chores(self.database, self.retention, self.options.settings, self.clock)
+        chores = make_chores(self.database, self.retention, self.options.settings, self.clock)
+        return [make_scheduler(self.database, self.listener, self.clock), *chores]
+
+    def _sync_worker(self) -> Worker:
+        from eventsync.wiring.syncing import make_sync_worker  # noqa: PLC0415  # this role's alone
+
+        return make_sync_worker(self, self._applying.directory)
 
     def _main_app(self) -> web.Application:
         app = web.Application()

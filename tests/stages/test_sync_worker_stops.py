@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from eventsync.domain.connections import ConnectionId
-from eventsync.domain.errors import EventsyncError, Rejected
+from eventsync.domain.errors import EventsyncError, Rejected, Transient
 from eventsync.domain.runs import Run, RunEnd, RunStatus
 from eventsync.postgres.database import Database
 from eventsync.postgres.runs import RunLease, RunLost, Runs
@@ -73,9 +73,9 @@ async def test_a_worker_whose_run_was_given_to_another_lets_go_of_it(desk: Desk)
     assert quick is not None
     assert quick.run.id == requeued.id == asked.id
     async with asyncio.timeout(DEADLINE_S):
-        found = await carrying
+        assert await carrying is None
     assert desk.carrier.stopped.is_set()
-    assert found is not None
+    found = await desk.found(asked)
     assert (found.status, found.attempts) == (RunStatus.RUNNING, 2)
     await desk.runs.end(quick, RunEnd(RunStatus.COMPLETED), desk.clock())
 
@@ -153,6 +153,27 @@ async def test_a_worker_that_is_stopped_while_it_ends_a_run_ends_it_first(desk: 
     with pytest.raises(asyncio.CancelledError):
         await carrying
     assert (await desk.found(asked)).status is RunStatus.COMPLETED
+
+
+class AnswerLosingRuns(Runs):
+    """A store that writes the first end, while its answer is lost on the way."""
+
+    ends = 0
+
+    async def end(self, *arguments: Any) -> Run:
+        self.ends += 1
+        ended = await super().end(*arguments)
+        if self.ends == 1:
+            raise Transient("the link was cut")
+        return ended
+
+
+async def test_an_end_whose_answer_was_lost_is_found_out_to_have_been_written(desk: Desk, pool: Database) -> None:
+    desk.runs = AnswerLosingRuns(pool)
+    await desk.ask()
+    ended = await desk.worker().run_once()
+    assert ended is not None
+    assert (ended.status, ended.counts) == (RunStatus.COMPLETED, COUNTS)
 
 
 class FailingClaims(Runs):

@@ -55,14 +55,20 @@ _API = ("eventsync.web.api", "eventsync.web.openapi", "eventsync.postgres.search
 _APPLYING = ("eventsync.stages.apply", "eventsync.stages.refetch", "eventsync.wiring.applying")
 _RELAY = ("eventsync.stages.relay",)
 _CHORES = ("eventsync.postgres.linking", "eventsync.stages.upkeep", "eventsync.wiring.chores")
+_SCHEDULE = ("eventsync.stages.schedule", "eventsync.postgres.schedules", "cronsim")
+_SYNCING = ("eventsync.stages.sync_worker", "eventsync.stages.reconcile", "eventsync.wiring.syncing")
 UNNEEDED = {
-    Role.INGRESS: (*_BROKER, *_API, *_APPLYING, *_RELAY, *_CHORES, "eventsync.postgres.records"),
-    Role.RELAY: (*_VENDORS, *_DOOR, *_API, *_APPLYING, *_CHORES),
-    Role.CONSUMER: (*_DOOR, *_API, *_RELAY, *_CHORES),
-    Role.WORKER: (*_DOOR, *_API, *_RELAY, *_CHORES),
-    Role.SCHEDULER: (*_BROKER, "eventsync.vendors", "eventsync.vendorkit.http", *_DOOR, *_API, *_APPLYING, *_RELAY),
-    Role.API: (*_BROKER, *_DOOR, *_APPLYING, *_RELAY, *_CHORES),
-}
+    Role.INGRESS: (
+        *_BROKER, *_API, *_APPLYING, *_RELAY, *_CHORES, *_SCHEDULE, *_SYNCING, "eventsync.postgres.records",
+    ),
+    Role.RELAY: (*_VENDORS, *_DOOR, *_API, *_APPLYING, *_CHORES, *_SCHEDULE, *_SYNCING),
+    Role.CONSUMER: (*_DOOR, *_API, *_RELAY, *_CHORES, *_SCHEDULE, *_SYNCING),
+    Role.WORKER: (*_DOOR, *_API, *_RELAY, *_CHORES, "eventsync.stages.schedule", "cronsim"),
+    Role.SCHEDULER: (
+        *_BROKER, "eventsync.vendors", "eventsync.vendorkit.http", *_DOOR, *_API, *_APPLYING, *_RELAY, *_SYNCING,
+    ),
+    Role.API: (*_BROKER, *_DOOR, *_APPLYING, *_RELAY, *_CHORES, *_SCHEDULE, *_SYNCING),
+}  # fmt: skip
 
 
 def imported_by(role: Role, folder: Path) -> list[str]:
@@ -91,3 +97,5 @@ def test_a_role_imports_only_what_it_needs(role: Role, tmp_path: Path) -> None:
 def test_what_a_role_needs_is_there_as_soon_as_it_is_open(tmp_path: Path) -> None:
     modules = imported_by(Role.CONSUMER, tmp_path)
     assert {"eventsync.stages.apply", "eventsync.vendors.intakeq.mapping", "eventsync.bus.rabbit"} <= set(modules)
+    modules = imported_by(Role.SCHEDULER, tmp_path)
+    assert {"eventsync.stages.schedule", "cronsim"} <= set(modules)
