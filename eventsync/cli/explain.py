@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,9 +12,11 @@ import click
 from eventsync.cli.output import Row, cell, examples, first_few, json_option, show_json, show_table, when
 from eventsync.cli.session import Installation, with_installation
 from eventsync.domain.changes import Source, Version
+from eventsync.domain.drift import ReportedDrift
 from eventsync.domain.errors import Rejected
 from eventsync.domain.events import Outcome, QueueStatus
 from eventsync.domain.records import RecordKind
+from eventsync.postgres.drift import DriftFilter, DriftReport
 from eventsync.postgres.explain import Explanation, RecordFacts, explain
 from eventsync.postgres.search import EventSummary
 
@@ -38,22 +41,38 @@ def explain_command(kind: str, record_id: str, connection: str | None, as_json: 
     """Tell the whole history of one record: every event about it, what it changed, and what became of it.
 
     ID is the vendor's or eventsync's own. A patient's history includes the appointments that name the patient. What
-    changed is told by the names of fields, never by their values.
+    changed is told by the names of fields, never by their values. What a sweep corrected is told beside the events.
     """
 
-    async def find(at: Installation) -> Explanation:
+    async def find(at: Installation) -> tuple[Explanation, list[ReportedDrift]]:
         found = await explain(at.database, RecordKind(kind), record_id, None)
         if connection is not None:
             found = _of_connection(found, (await at.connection(connection)).id)
         if not found.records and not found.events:
             raise Rejected("unknown_record", f"there is no such {kind}, and no event names one")
-        return found
+        return found, await _corrections(at, found.records)
 
-    found = with_installation(find)
+    found, corrections = with_installation(find)
     if as_json:
-        show_json({"records": list(map(_record_row, found.records)), "events": [asdict(e) for e in found.events]})
-    else:
-        _tell(kind, found)
+        rows = {"records": list(map(_record_row, found.records)), "events": [asdict(e) for e in found.events]}
+        show_json(rows | {"corrections": [asdict(correction) for correction in corrections]})
+        return
+    _tell(kind, found)
+    if corrections:
+        _tell_corrections(corrections)
+
+
+async def _corrections(at: Installation, records: Sequence[RecordFacts]) -> list[ReportedDrift]:
+    """Find what reads corrected that no event had brought, oldest first."""
+    report = DriftReport(at.database)
+    pages = [
+        await report.findings(
+            DriftFilter(connection_id=record.connection_id, kind=record.kind, external_id=record.external_id),
+            at.clock(),
+        )
+        for record in records
+    ]
+    return sorted((finding for page in pages for finding in page), key=lambda finding: (finding.found_at, finding.id))
 
 
 def _of_connection(found: Explanation, connection_id: object) -> Explanation:
@@ -78,6 +97,20 @@ def _tell(kind: str, found: Explanation) -> None:
         show_table(["received", "event", "state", "what it did", "event id"], rows)
     else:
         click.echo("No event about it is kept.")
+
+
+def _tell_corrections(corrections: Sequence[ReportedDrift]) -> None:
+    click.echo("\nCorrected by a read of the vendor's lists, since no event had brought it:")
+    rows = [
+        (
+            when(found.found_at),
+            "brought it" if found.is_new else f"changed {first_few(found.changed_fields, _SHOWN_FIELDS)}",
+            found.expected_event or "none is sent for this",
+            found.verdict.value.replace("_", " "),
+        )
+        for found in corrections
+    ]
+    show_table(["found", "what it did", "webhook", "became"], rows)
 
 
 def _record_lines(record: RecordFacts) -> list[str]:

@@ -110,3 +110,15 @@ async def test_what_cannot_be_asked_ends_with_its_code(
     ended = await cli("drift", *words)
     assert (ended.exit_code, ended.stdout) == (exit_code, "")
     assert ended.stderr.splitlines()[-1].startswith("Error: ")
+
+
+async def test_a_record_is_explained_with_what_sweeps_corrected(cli: Cli, practice: Drifting) -> None:
+    await practice.sweep(BOOKED)
+    await practice.sweep(replace(BOOKED, at=SWEEP - HOUR, price=7), began=SWEEP + 5 * MINUTE)
+    told = (await cli("explain", "appointment", "a1")).stdout
+    *_, title, brought, edited = told.splitlines()
+    assert title.split() == ["found", "what", "it", "did", "webhook", "became"]
+    assert brought.split()[2:] == ["brought", "it", "AppointmentCreated", "never", "came"]
+    assert "changed price" in edited
+    corrections = (await cli("explain", "appointment", "a1", "--json")).json["corrections"]
+    assert [entry["verdict"] for entry in corrections] == ["never_came", "unannounced"]
