@@ -29,36 +29,12 @@ from eventsync.stages.practitioners import unknown_practitioner
 from eventsync.stages.reading import RunReads, Store
 from eventsync.stages.tally import Finding, Tally
 from eventsync.telemetry import origin_of
-from eventsync.vendorkit.budget import Budget, BudgetSpent, Purpose, ReservationId
+from eventsync.vendorkit.budget import Purpose
 from eventsync.vendorkit.vendor import Vendor
 
 _log = structlog.get_logger(__name__)
 
 _ACTIONS = {Finding.NEW: "created", Finding.UPDATED: "updated", Finding.UNCHANGED: "unchanged"}
-
-
-class LimitedBudget:
-    """`budget` for one refresh: lets it make `at_most` calls, repeated tries included."""
-
-    def __init__(self, budget: Budget, at_most: int = MAX_CALLS) -> None:
-        self._budget = budget
-        self._left = at_most
-
-    async def reserve(self, purpose: Purpose) -> ReservationId:
-        """Reserve one call. Raises BudgetSpent, without a time, where the refresh has made all of its own."""
-        if self._left == 0:
-            raise BudgetSpent("all calls that the refresh of one patient may cost have been made")
-        reservation = await self._budget.reserve(purpose)
-        self._left -= 1
-        return reservation
-
-    async def finish(self, reservation: ReservationId) -> None:
-        """Note that the call has been answered."""
-        await self._budget.finish(reservation)
-
-    async def refused(self, retry_after_s: float) -> None:
-        """Note the vendor's 429."""
-        await self._budget.refused(retry_after_s)
 
 
 class PatientRefresher:
@@ -105,12 +81,14 @@ class PatientRefresher:
         rules = rules_of(run, connection, vendor)
         days = _days(run.options, rules.first_day(today), rules.last_day(today))
         patient = await self._patient(run, today)
+        account = self._open_account(connection, run.sync_type)
+        account.spent.most_calls = MAX_CALLS  # repeated tries included
         reads = RunReads(
             lease=lease,
             connection=connection,
             vendor=vendor,
             rules=rules,
-            account=self._open_account(connection, run.sync_type),
+            account=account,
             purpose=Purpose.MANUAL,
             watched_since=await hold_while_away(partial(self._coverage.watched_since, connection.id)),
             tally=Tally(),

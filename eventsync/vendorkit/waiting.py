@@ -43,7 +43,7 @@ class WaitingBudget:
         Raises BudgetSpent where the next place is more than `longest_wait_s` away: the run must stop cleanly.
         """
         if self.most_calls is not None and self.calls >= self.most_calls:
-            raise BudgetSpent(f"the {self.most_calls} calls that the day's plan leaves to this run are made")
+            raise BudgetSpent(f"the {self.most_calls} calls that this run may make are made")
         while True:
             try:
                 reservation = await self._budget.reserve(purpose)

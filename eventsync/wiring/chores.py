@@ -8,6 +8,7 @@ from eventsync.domain.clock import Clock
 from eventsync.postgres.access import AccessLog, RefusalCounts
 from eventsync.postgres.budget import prune_calls
 from eventsync.postgres.database import Database
+from eventsync.postgres.drift import DriftReport
 from eventsync.postgres.freshness import prune_coverage
 from eventsync.postgres.linking import PatientLinks
 from eventsync.postgres.listener import Listener
@@ -17,8 +18,10 @@ from eventsync.postgres.schedules import Schedules
 from eventsync.settings import Settings
 from eventsync.stages.recurring import Recurring
 from eventsync.stages.schedule import Scheduler
+from eventsync.stages.silence import SilenceWatch
 from eventsync.stages.upkeep import Upkeep
 from eventsync.supervisor import Worker
+from eventsync.telemetry import Metrics
 
 _SYNCED_VENDORS = ("intakeq",)  # by name: this role loads no vendor
 
@@ -28,10 +31,13 @@ def make_scheduler(database: Database, listener: Listener, clock: Clock) -> Work
     return Scheduler(Schedules(database), Runs(database), listener, clock, vendors=_SYNCED_VENDORS)
 
 
-def make_chores(database: Database, retention: Retention, settings: Settings, clock: Clock) -> list[Worker]:
+def make_chores(
+    database: Database, retention: Retention, settings: Settings, metrics: Metrics, clock: Clock
+) -> list[Worker]:
     """Make the workers; each does its chore now and then."""
     history = timedelta(days=settings.history_retention_days)
-    links = PatientLinks(database)
+    links, drift = PatientLinks(database), DriftReport(database)
+    silence = SilenceWatch(drift, metrics)
     upkeep = Upkeep(
         retention, clock, raw_days=settings.raw_retention_days, history_days=settings.history_retention_days
     )
@@ -40,6 +46,7 @@ def make_chores(database: Database, retention: Retention, settings: Settings, cl
         now = clock()
         await prune_calls(database, now)
         await prune_coverage(database)
+        await drift.prune(now - history)
         await RefusalCounts(database).prune(now - history)
         await AccessLog(database).prune(now - history)
 
@@ -47,5 +54,6 @@ def make_chores(database: Database, retention: Retention, settings: Settings, cl
         upkeep,
         Recurring("patient-linking", lambda: links.link_by_email(clock()), interval_s=60.0),
         Recurring("client-ids", lambda: links.backfill_client_ids(clock()), interval_s=600.0),
+        Recurring("webhook-silence", lambda: silence.run_once(clock()), interval_s=300.0),
         Recurring("evidence", forget_evidence, interval_s=3600.0),
     ]

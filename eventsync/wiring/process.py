@@ -240,7 +240,7 @@ class Process:
     def _chores(self) -> list[Worker]:
         from eventsync.wiring.chores import make_chores, make_scheduler  # noqa: PLC0415  # this role's alone
 
-        chores = make_chores(self.database, self.retention, self.options.settings, self.clock)
+        chores = make_chores(self.database, self.retention, self.options.settings, self.metrics, self.clock)
         return [make_scheduler(self.database, self.listener, self.clock), *chores]
 
     def _sync_worker(self) -> Worker:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -36,13 +37,17 @@ from eventsync.wiring.metered import MeteredBudget
 
 @dataclass(frozen=True, slots=True)
 class RunAccounts:
-    """Opens connections' accounts at their vendors, each for one run, within the budget of its API key."""
+    """Opens connections' accounts at their vendors, each for one run, within the budget of its API key.
+
+    `pause` is how the budget waits for its next place, given in seconds.
+    """
 
     database: Database
     vendors: Mapping[str, Vendor]
     http: aiohttp.ClientSession
     clock: Clock
     metrics: Metrics | None = None
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     def open(self, connection: Connection, sync_type: SyncType) -> Account:
         """Open the account for a run. Only a backfill waits for the day's calls, however many days that takes."""
@@ -52,7 +57,7 @@ class RunAccounts:
         """Open the account; a place in the budget that is farther than `longest_wait_s` is not waited for."""
         ledger = budget_of(self.database, connection, self.clock)
         spent = ledger if self.metrics is None else MeteredBudget(ledger, connection.vendor, self.metrics)
-        budget = WaitingBudget(spent, longest_wait_s=longest_wait_s)
+        budget = WaitingBudget(spent, longest_wait_s=longest_wait_s, pause=self.pause)
         http = VendorHttp(self.http, budget, longest_refusal_s=LONGEST_WAIT_S, now=self.clock)
 
         async def calls_left() -> int | None:

@@ -16,6 +16,8 @@ from eventsync.wiring.reconciling import RunAccounts, make_carriers, make_store
 if TYPE_CHECKING:  # the process makes this
     from eventsync.wiring.process import Process
 
+_RUNS_AT_ONCE = 8  # mostly waiting for a vendor: a person's refresh must find a place beside the daily runs
+
 
 def make_sync_worker(process: Process, directory: ConnectionDirectory) -> Worker:
     """Make the worker; the budgets that its runs spend are shown with the process's others."""
@@ -27,4 +29,4 @@ def make_sync_worker(process: Process, directory: ConnectionDirectory) -> Worker
 
     store = make_store(process.database, process.options.keyring, process.metrics, process.clock)
     carriers = make_carriers(store, directory, process.vendors, open_account)
-    return SyncWorker(store.runs, carriers, process.listener, process.clock)
+    return SyncWorker(store.runs, carriers, process.listener, process.clock, at_once=_RUNS_AT_ONCE)

@@ -22,7 +22,7 @@ from eventsync.postgres.runs import RunLease
 from eventsync.sandbox.intakeq.records import Appointment, Client
 from eventsync.sandbox.intakeq.vendor import IntakeQVendor
 from eventsync.stages.accounts import Account
-from eventsync.stages.patient_refresh import LimitedBudget, PatientRefresher
+from eventsync.stages.patient_refresh import PatientRefresher
 from eventsync.stages.reading import Store
 from eventsync.vendorkit.http import VendorHttp
 from eventsync.vendorkit.waiting import WaitingBudget
@@ -109,7 +109,7 @@ class RefreshSite:
         def open_account(connection: Connection, _sync_type: SyncType) -> Account:
             limits = BudgetLimits(calls_per_minute, None)
             ledger = PostgresBudget(site.pool, fingerprint(connection.api_key), limits, site.clock)
-            budget = WaitingBudget(LimitedBudget(ledger), longest_wait_s=0.0)
+            budget = WaitingBudget(ledger, longest_wait_s=0.0)
             http = VendorHttp(site.http, budget, retry_base_s=0.0, timeout_s=5.0, now=site.clock)
 
             async def calls_left() -> int | None:
