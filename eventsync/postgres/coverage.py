@@ -31,6 +31,7 @@ class _Sql:
     count_appointments_by_day: str
     load_cursors: str
     load_coverage: str
+    load_found: str
     load_walks: str
     watched_since: str
     insert_coverage: str
@@ -40,6 +41,16 @@ class _Sql:
 
 
 SQL = load_statements(_Sql, "coverage.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBefore:
+    """An appointment as earlier workers of a run have found it."""
+
+    external_id: str
+    is_new: bool
+    is_changed: bool
+    is_gone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,15 @@ class Coverage:
         async with self._database.session() as session:
             rows = await session.fetch(SQL.load_coverage, connection_id, ALWAYS_FROM, run_id)
         return tuple(_covered(row) for row in rows)
+
+    async def found_by(self, connection_id: ConnectionId, run_id: RunId, began_at: datetime) -> tuple[FoundBefore, ...]:
+        """Tell what earlier workers of the run that began at `began_at` have found.
+
+        What webhooks have changed since is among it: it is not told apart from what the run's reads have.
+        """
+        async with self._database.session() as session:
+            rows = await session.fetch(SQL.load_found, connection_id, run_id, began_at)
+        return tuple(FoundBefore(**dict(row)) for row in rows)
 
     async def walk(self, connection_id: ConnectionId, kind: RecordKind) -> Walk | None:
         """Find the walk that has not come to its end."""

@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
+from eventsync.domain.connections import ConnectionId
 from eventsync.domain.errors import Misconfigured, Rejected, Transient
 from eventsync.domain.reads import Covered, Covers, PlannedRead
 from eventsync.domain.records import RecordKind
-from eventsync.domain.runs import RunEnd, RunStatus, SyncType
+from eventsync.domain.runs import Run, RunEnd, RunStatus, SyncType
 from eventsync.domain.windows import DaysRead, Proved, is_proved
 from eventsync.postgres.absences import Absences
 from eventsync.postgres.coverage import Coverage
@@ -93,10 +94,15 @@ class Reconciler:
             account=account,
             purpose=PURPOSES.get(lease.run.sync_type, Purpose.SWEEP),
             watched_since=await self._coverage.watched_since(connection.id),
-            tally=Tally(lease.run.counts),
+            tally=await self._tally(lease.run, connection.id),
         )
         course = await self._read(reads)
         return await self._while_held(lambda: self._report.end(reads, course))
+
+    async def _tally(self, run: Run, connection_id: ConnectionId) -> Tally:
+        if not run.progress:  # nobody has written anything for it yet
+            return Tally(run.counts)
+        return Tally.resumed(run.counts, await self._coverage.found_by(connection_id, run.id, run.started_at))
 
     async def _read(self, reads: RunReads) -> Course:
         """Read what the run is for, as far as vendor and budget let it."""
@@ -133,7 +139,7 @@ class Reconciler:
         plan = await plan_lists(
             self._coverage, connection, reads.rules, self._store.clock(), is_full=is_full, with_near=with_near
         )
-        if is_full and run.attempts > 1:
+        if is_full and run.progress:  # its last worker died, or gave it back
             done = await self._coverage.covered_by(connection.id, run.id)
             plan = tuple(planned for planned in plan if not _is_done(planned, done))
         if is_full and run.due_at is not None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import Self
 
 from eventsync.domain.changes import Absence, Authority, Delete, RecordChange, Upsert
 from eventsync.domain.events import Outcome
 from eventsync.domain.merging import Merged
 from eventsync.domain.records import RecordKind
 from eventsync.domain.runs import RunCounts
+from eventsync.postgres.coverage import FoundBefore
 from eventsync.vendorkit.listing import RejectedRow
 
 _MOST_ERRORS = 10
@@ -52,11 +54,22 @@ class Tally:
     listed: dict[RecordKind, set[str]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
+    @classmethod
+    def resumed(cls, counts: RunCounts, found: Iterable[FoundBefore]) -> Self:
+        """Go on with what earlier workers of the same run have counted, so that nothing is counted twice."""
+        entries = {entry.external_id: entry for entry in found}
+        known = {external_id: _found_before(entry) for external_id, entry in entries.items()}
+        unchanged = sum(finding is Finding.UNCHANGED for finding in known.values())
+        deleted = {external_id for external_id, entry in entries.items() if entry.is_gone and not entry.is_new}
+        return cls(replace(counts, appointments_unchanged=unchanged), found=known, deleted=deleted)
+
     def counts_with(self, written: Written) -> RunCounts:
         """Tell the counts as they will be once `written` is committed."""
-        counts = self.counts
+        counts, found = self.counts, dict[str, Finding]()
         for external_id, finding in written.appointments():
-            counts = _moved(counts, self.found.get(external_id), finding)
+            before = found.get(external_id, self.found.get(external_id))
+            counts = _moved(counts, before, finding)
+            found[external_id] = finding if before is None else max(before, finding)
         nameless = sum(row.external_id is None for row in written.rejected)
         fresh = {row.external_id for row in written.rejected if row.external_id is not None} - self.rejected
         return replace(counts, appointments_errors=counts.appointments_errors + len(fresh) + nameless)
@@ -112,6 +125,12 @@ def _finding(change: RecordChange, merged: Merged) -> Finding | None:
     if merged.is_new:
         return None if _ends(change) else Finding.NEW
     return Finding.UPDATED
+
+
+def _found_before(entry: FoundBefore) -> Finding:
+    if not entry.is_changed:
+        return Finding.UNCHANGED
+    return Finding.NEW if entry.is_new else Finding.UPDATED
 
 
 def _ends(change: RecordChange) -> bool:

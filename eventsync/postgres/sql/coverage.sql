@@ -25,6 +25,18 @@ SELECT kind, window_from, window_to, read_began_at FROM sync_coverage
 WHERE connection_id = $1 AND read_began_at > $2 AND ($3::uuid IS NULL OR run_id = $3)
 ORDER BY kind, window_from;
 
+-- name: load_found
+-- What earlier workers of a run have found: what was changed since it began, and what stands in the windows that it has
+-- listed, whose days reach a day farther than what they prove.
+SELECT a.external_id, a.created_at >= $3 AS is_new, a.changed_at >= $3 AS is_changed, a.deleted_at IS NOT NULL AS is_gone
+FROM appointments a
+WHERE a.connection_id = $1
+  AND (a.changed_at >= $3
+       OR (a.deleted_at IS NULL AND EXISTS (
+              SELECT FROM sync_coverage c
+              WHERE c.connection_id = $1 AND c.kind = 'appointment' AND c.run_id = $2
+                AND a.start_time >= c.window_from - interval '1 day' AND a.start_time < c.window_to + interval '1 day')));
+
 -- name: load_walks
 SELECT kind, next_page, began_at FROM sync_walks WHERE connection_id = $1;
 
