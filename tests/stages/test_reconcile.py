@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
+from aiohttp import web
 
 from e2e.sandbox_truth import appointment_rows, expected_appointments
 from eventsync.crypto import Keyring
 from eventsync.domain.runs import RunStatus, SyncType
 from eventsync.postgres.database import Database
+from eventsync.sandbox import Effect
+from eventsync.sandbox.intakeq.appointment_forms import list_form
+from eventsync.sandbox.intakeq.records import OPEN_STATUSES, Appointment
 from stages.sync_site import SyncSite, open_site
+from unit.vendor_server import vendor_server
+
+LISTS = "/appointments"
 
 
 @pytest.fixture
@@ -52,3 +63,147 @@ async def test_a_sweep_brings_what_no_webhook_told(site: SyncSite, database: asy
     assert await appointment_rows(database) == expected_appointments(site.sandbox.truth("appointment"))
     assert (run.counts.appointments_new, run.counts.appointments_updated) == (1, 2)
     assert run.metadata["appointments_deleted"] == 1
+
+
+async def test_a_webhook_heard_while_its_page_is_on_its_way_stays_the_newer(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    await site.sync()
+    site.clock.advance(hours=1)
+    (chosen,) = open_appointments(site, 1)
+    site.sandbox.act_unheard("edit", id=chosen, field="price")  # what the page says
+    site.clock.advance(minutes=1)
+
+    async def reschedule_and_tell() -> None:
+        await site.hear(site.sandbox.act("reschedule", id=chosen, start_ms=site.ms(days=2)))
+
+    site.script(LISTS, after=reschedule_and_tell)  # committed before the page is
+    run = await site.sync(SyncType.AUTOMATED_SWEEP)
+    assert run.status is RunStatus.COMPLETED, run
+    assert site.sandbox.script.pending == ()
+    await site.require_true_copy(database)
+
+
+async def test_a_webhook_that_comes_after_the_page_it_overtook_stays_the_newer(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    await site.sync()
+    site.clock.advance(hours=1)
+    (chosen,) = open_appointments(site, 1)
+    site.sandbox.act_unheard("edit", id=chosen, field="price")
+    site.clock.advance(minutes=1)
+    told: list[Effect] = []
+
+    async def reschedule() -> None:
+        told.append(site.sandbox.act("reschedule", id=chosen, start_ms=site.ms(days=2)))
+
+    site.script(LISTS, after=reschedule)
+    await site.sync(SyncType.AUTOMATED_SWEEP)
+    await site.hear(told[0])  # committed after the page was
+    await site.require_true_copy(database)
+
+
+async def test_a_webhook_that_is_older_than_the_page_changes_nothing(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    await site.sync()
+    site.clock.advance(hours=1)
+    (chosen,) = open_appointments(site, 1)
+    late = site.sandbox.act("reschedule", id=chosen, start_ms=site.ms(days=2))
+    site.clock.advance(minutes=1)
+    told: list[Effect] = []
+
+    async def cancel() -> None:
+        told.append(site.sandbox.act("cancel", id=chosen))
+
+    site.script(LISTS, before=cancel)  # the page has it already
+    await site.sync(SyncType.AUTOMATED_SWEEP)
+    await site.hear(late)
+    await site.require_true_copy(database)
+    await site.hear(told[0])
+    await site.require_true_copy(database)
+
+
+@dataclass
+class ZonedVendor:
+    """Stands before the pretend practice, and filters its appointments by whole days of a zone instead of UTC's."""
+
+    site: SyncSite
+    zone: ZoneInfo
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if "startDate" in request.query:
+            return web.json_response(self._listed(request.query))
+        url = self.site.running.api_url + request.path
+        key = {"X-Auth-Key": request.headers["X-Auth-Key"]}
+        async with self.site.http.get(url, params=request.query, headers=key) as answer:
+            return web.Response(body=await answer.read(), status=answer.status, content_type="application/json")
+
+    def _listed(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
+        rows = sorted(self.site.practice.appointments.values(), key=lambda a: a.start_ms, reverse=True)
+        wanted = [a for a in rows if query["startDate"] <= self._day(a) <= query["endDate"]]
+        first = 100 * (int(query["page"]) - 1)
+        return [list_form(a, self.zone) for a in wanted[first : first + 100]]
+
+    def _day(self, appointment: Appointment) -> str:
+        return datetime.fromtimestamp(appointment.start_ms / 1000, self.zone).date().isoformat()
+
+
+@pytest.mark.parametrize(
+    "vendors_zone", ["UTC", "Pacific/Kiritimati", "Pacific/Auckland", "Pacific/Honolulu", "Etc/GMT+12"]
+)
+@pytest.mark.parametrize("zone", ["Pacific/Auckland", "Pacific/Honolulu"])
+async def test_nothing_at_the_borders_of_the_window_is_taken_for_gone_wherever_the_midnights_are(
+    pool: Database, keyring: Keyring, database: asyncpg.Connection, zone: str, vendors_zone: str
+) -> None:
+    async with open_site(pool, keyring, clients=3, appointments=0, zone=zone) as site:
+        site.sandbox.act_unheard("book_many", count=20 * 24, start_ms=site.ms(days=-10), every_ms=3_600_000)
+        vendor = ZonedVendor(site, ZoneInfo(vendors_zone))
+        async with vendor_server(vendor.answer) as url:
+            site.spine.connections[site.connection.id] = replace(site.connection, base_url=url)
+            first = await site.sync(days_back=10, days_ahead=11)
+            assert first.counts.appointments_new == 20 * 24
+            for _ in range(3):
+                site.clock.advance(hours=17)  # another time of the day, and another day of one of the zones
+                run = await site.sync(days_back=3, days_ahead=4)
+                assert run.status is RunStatus.COMPLETED, run
+                assert run.metadata["appointments_deleted"] == 0
+        assert site.sandbox.stats.api_calls["GET /api/v1/appointments/{id}"] == 0
+        assert await database.fetchval("SELECT count(*) FROM absence_candidates") == 0
+        await site.require_true_copy(database)
+
+
+@pytest.mark.parametrize(
+    "evening", [datetime(2026, 10, 31, 23, tzinfo=UTC), datetime(2026, 3, 7, 23, tzinfo=UTC)], ids=["autumn", "spring"]
+)
+async def test_the_night_of_the_clock_change_is_read_as_any_other(
+    pool: Database, keyring: Keyring, database: asyncpg.Connection, evening: datetime
+) -> None:
+    async with open_site(pool, keyring, clients=3, appointments=0, noon=evening) as site:
+        site.sandbox.act_unheard("book_many", count=4 * 48, start_ms=site.ms(days=-2), every_ms=1_800_000)
+        await site.sync()
+        for _ in range(14):  # from the afternoon to the next morning
+            site.clock.advance(hours=1)
+            site.sandbox.act_unheard("book", start_ms=site.ms(minutes=30))
+            site.sandbox.act_unheard("edit", field="price")
+            site.clock.advance(minutes=1)
+            run = await site.sync(SyncType.AUTOMATED_SWEEP)
+            assert run.status is RunStatus.COMPLETED, run
+            assert run.counts.appointments_new == 1
+            today = site.clock().astimezone(ZoneInfo("America/Denver")).date()
+            assert run.metadata["date_range"] == {
+                "startDate": (today - timedelta(days=90)).isoformat(),
+                "endDate": (today + timedelta(days=90)).isoformat(),
+            }
+        full = await site.sync()
+        assert full.status is RunStatus.COMPLETED, full
+        assert full.counts.appointments_unchanged == 4 * 48 + 14
+        assert site.sandbox.stats.api_calls["GET /api/v1/appointments/{id}"] == 0
+        await site.require_true_copy(database)
+
+
+def open_appointments(site: SyncSite, count: int) -> list[str]:
+    """Name appointments to come that can still be moved."""
+    rows = sorted(site.practice.appointments.values(), key=lambda a: a.start_ms)
+    now_ms = site.clock.sandbox.now_ms()
+    return [a.id for a in rows if a.start_ms > now_ms and a.status in OPEN_STATUSES][:count]
