@@ -53,6 +53,10 @@ eventsync_command.add_sections(
             "affiliations": "eventsync.cli.affiliations:affiliations_group",
             "providers": "eventsync.cli.providers:providers_group",
         },
+        "Keep the copy true": {
+            "backfill": "eventsync.cli.backfill:backfill_command",
+            "sync": "eventsync.cli.sync:sync_group",
+        },
         "Look and mend": {
             "events": "eventsync.cli.events:events_group",
             "explain": "eventsync.cli.explain:explain_command",
