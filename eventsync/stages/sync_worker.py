@@ -103,7 +103,7 @@ class SyncWorker:
         return await self._runs.claim(uuid4(), now, now + self._lease, run_id=run_id)
 
     async def _next(self) -> RunLease:
-        while (lease := await _persistently(self._claim)) is None:
+        while (lease := await hold_while_away(self._claim)) is None:
             await self._claim_bell.wait(self._listener.poll_interval_s)
         return lease
 
@@ -143,7 +143,7 @@ class SyncWorker:
             end = await self._worked(lease)
             if end is Stopped.LEASE_OVER:
                 _log.warning("run_let_go", **_named(lease.run))
-                await _persistently(partial(self._give_back, lease))
+                await hold_while_away(partial(self._give_back, lease))
                 return await self._found(lease)
             return await finish_before_cancel(self._end(lease, end), grace_s=_TO_END_S)
         except RunLost:
@@ -181,7 +181,7 @@ class SyncWorker:
 
     async def _found(self, lease: RunLease) -> Run:
         """Read the run as it stands, with what has been counted in the transactions of what was written."""
-        return await _persistently(partial(self._runs.find, lease.run.id)) or lease.run
+        return await hold_while_away(partial(self._runs.find, lease.run.id)) or lease.run
 
     async def _end(self, lease: RunLease, end: RunEnd | Stopped) -> Run:
         """Write the run's end, however long PostgreSQL is away: it has cost calls. Raises RunLost."""
@@ -213,10 +213,10 @@ class SyncWorker:
 
     async def _ended(self, lease: RunLease, end: RunEnd) -> Run:
         try:
-            return await _persistently(lambda: self._runs.end(lease, end, self._clock()))
+            return await hold_while_away(lambda: self._runs.end(lease, end, self._clock()))
         except Rejected:  # a text in it that PostgreSQL cannot hold; without an end the run would be done again
             bare = replace(end, error_message="PostgreSQL refused the account of this run.", metadata={})
-            return await _persistently(lambda: self._runs.end(lease, bare, self._clock()))
+            return await hold_while_away(lambda: self._runs.end(lease, bare, self._clock()))
 
     async def _give_back(self, lease: RunLease) -> bool:
         return await self._runs.give_back(lease, self._clock())
@@ -227,10 +227,6 @@ class SyncWorker:
             async with asyncio.timeout(_TO_GIVE_BACK_S):
                 if await self._give_back(lease):
                     _log.info("run_given_back", **_named(lease.run))
-
-
-async def _persistently(work: Callable[[], Awaitable[T]]) -> T:
-    return await hold_while_away(partial(_or_cancelled, work))
 
 
 async def _or_cancelled(work: Callable[[], Awaitable[T]]) -> T:

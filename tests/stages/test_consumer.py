@@ -122,7 +122,7 @@ async def test_postgres_going_away_in_the_middle_loses_nothing_and_makes_nobody_
     await spine.publish_all()
     with capture_logs() as logs:
         async with spine.running(consumer_of(spine)):
-            await eventually(lambda: [entry for entry in logs if entry["event"] == "holding_deliveries"])
+            await eventually(lambda: [entry for entry in logs if entry["event"] == "holding_on"])
             await proxy.accept()
             await eventually(lambda: _all_ended(database, 100))
     assert await database.fetchval("SELECT max(attempts) FROM event_history") == 1

@@ -150,7 +150,7 @@ async def test_what_was_read_is_written_once_postgres_is_back_without_another_ca
     await spine.publish_all()
     with capture_logs() as logs:
         async with spine.running(RefetchWorker(refetcher_of(spine, client), spine.link)):
-            await eventually(lambda: [entry for entry in logs if entry["event"] == "holding_deliveries"])
+            await eventually(lambda: [entry for entry in logs if entry["event"] == "holding_on"])
             await proxy.accept()
             await eventually(lambda: ended(database, 1))
     assert client.reads == 1

@@ -49,7 +49,7 @@ async def test_a_run_that_is_over_while_postgres_is_away_is_ended_once_it_is_bac
                 await within_deadline(desk.carrier.begun)
                 await pull_the_plug(proxy)
                 desk.carrier.gate.set()
-                await eventually(lambda: [entry for entry in logs if entry["event"] == "holding_deliveries"])
+                await eventually(lambda: [entry for entry in logs if entry["event"] == "holding_on"])
                 desk.clock.advance(120)  # longer than the lease
                 await proxy.accept()
                 ended = await desk.ended(asked)

@@ -58,8 +58,10 @@ BEGIN
     PERFORM pg_notify('eventsync_runs', '');
     RETURN NULL;
 END $$;
+-- By the row, of which there are few: a statement that changed none must wake nobody, or looking for work would go on
+-- and on.
 CREATE TRIGGER sync_logs_wake AFTER INSERT OR UPDATE OF status, cancel_requested_at ON sync_logs
-    FOR EACH STATEMENT EXECUTE FUNCTION sync_logs_wake();
+    FOR EACH ROW EXECUTE FUNCTION sync_logs_wake();
 
 CREATE VIEW v_recent_sync_activity AS
 SELECT s.id, s.sync_type, s.status, s.started_at, s.completed_at, s.duration_ms, s.appointments_new,
