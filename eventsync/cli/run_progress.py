@@ -18,7 +18,7 @@ from eventsync.cli.session import Installation
 from eventsync.domain.clock import Clock
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.errors import Transient
-from eventsync.domain.runs import Run, RunId, RunStatus
+from eventsync.domain.runs import Run, RunId, RunStatus, SyncType
 from eventsync.postgres.listener import Listener
 from eventsync.postgres.runs import Runs
 from eventsync.stages.directory import ConnectionDirectory
@@ -27,6 +27,7 @@ from eventsync.stages.sync_worker import SyncWorker
 from eventsync.telemetry import Metrics
 from eventsync.wiring.reconciling import RunAccounts, make_carriers, make_store
 
+_SHORT = frozenset({SyncType.AUTOMATED_SWEEP, SyncType.MANUAL_ORG_BULK, SyncType.WEBHOOK})
 _HEARTBEAT_S = 1.0  # so soon a run notices that a person has cancelled it
 _POLL_S = 0.5
 _RESCUE_INTERVAL_S = 10.0
@@ -117,14 +118,14 @@ class RunKeeper:
 
     async def _to_end(self, run: Run) -> Run:
         while run.status.is_active:
-            if run.status is RunStatus.STARTING:
-                ended = await self._carry_out(run.id)
-                if ended is not None:
-                    return ended
-                self._say_once(_waiting(await self._beside(run)))
+            could_begin = run.status is RunStatus.STARTING
+            if could_begin and (ended := await self._carry_out(run.id)) is not None:
+                return ended
             await asyncio.sleep(self._poll_s)
             await self._rescue()
             run = await self._runs.find(run.id) or run
+            if could_begin and run.status is RunStatus.STARTING:
+                self._say_once(_waiting(await self._beside(run)))
         return run
 
     async def _carry_out(self, run_id: RunId) -> Run | None:
@@ -152,9 +153,10 @@ class RunKeeper:
             await self._runs.rescue(self._clock())
 
     async def _beside(self, run: Run) -> Run | None:
-        """Find the run of the same connection that this one waits for."""
+        """Find the run that this one waits for: of one connection, one long and one short run go on at a time."""
         recent = await self._runs.recent(connection_id=run.connection_id)
-        return next((other for other in recent if other.status is RunStatus.RUNNING and other.id != run.id), None)
+        running = (other for other in recent if other.status is RunStatus.RUNNING and other.patient_id is None)
+        return next((other for other in running if (other.sync_type in _SHORT) == (run.sync_type in _SHORT)), None)
 
     async def _watch(self, run_id: RunId) -> None:
         """Show how far the run is, for ever."""

@@ -70,6 +70,15 @@ async def test_the_table_shows_counts_and_calls_and_no_bar_where_no_terminal_is(
     assert "calls" not in ended.stderr
 
 
+async def test_a_terminal_is_shown_how_far_it_is(cli: Cli, practice: Practice) -> None:
+    terminal = {"FORCE_COLOR": "1", "TERM": "xterm"}
+    for words in (("--dry-run",), ()):
+        ended = await cli(*SYNC, *words, env=terminal)
+        assert ended.exit_code == 0, ended.stderr
+        assert "of about" in ended.stderr
+        assert "calls" in ended.stderr
+
+
 async def test_what_changed_is_read_for_the_organization(
     cli: Cli, practice: Practice, database: asyncpg.Connection
 ) -> None:

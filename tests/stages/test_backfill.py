@@ -109,7 +109,6 @@ async def test_given_back_it_goes_on_and_ends_well(site: SyncSite, database: asy
     await site.require_true_copy(database)
 
 
-@pytest.mark.xfail(reason="a run that was given back does not know that it has begun already", strict=True)
 async def test_what_was_read_before_it_was_given_back_is_not_read_again(site: SyncSite) -> None:
     lease = await site.lease(SyncType.BACKFILL)
     await killed_at(site, lease, call=WHOLE - 4)
