@@ -92,13 +92,14 @@ class _Read:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What one transaction writes. `is_listed` where it is a page of a list that the run reads in order."""
+    """What one transaction writes: a page of `kind`. `is_listed` where it is of a list that the run reads in order."""
 
     changes: Sequence[RecordChange]
     rejected: Sequence[RejectedRow]
     began_at: datetime
     also: Also | None = None
     is_listed: bool = False
+    kind: RecordKind = RecordKind.APPOINTMENT
 
 
 class ListReader:
@@ -121,7 +122,8 @@ class ListReader:
             async for page in pages:
                 read.latest_ms = max([*_positions(page.items, planned.kind), *_known(read.latest_ms)], default=None)
                 place = partial(self._keep_place, read, page)
-                await self._keep(_Batch(page.items, page.rejected, began_at, place, is_listed=True))
+                batch = _Batch(page.items, page.rejected, began_at, place, is_listed=True, kind=planned.kind)
+                await self._keep(batch)
         self._note_end(read)
 
     async def look(self, entity: EntityRef) -> None:
@@ -148,7 +150,8 @@ class ListReader:
         try:
             await self._commit(_Batch((change,), (), began_at))
         except Rejected as error:
-            await self._commit(_Batch((), (RejectedRow(change.entity.external_id, error.reason),), began_at))
+            refused = RejectedRow(change.entity.external_id, error.reason)
+            await self._commit(_Batch((), (refused,), began_at, kind=change.entity.kind))
 
     async def _commit(self, batch: _Batch) -> None:
         """Commit once, however long PostgreSQL is away meanwhile: what was read was paid for."""
@@ -162,7 +165,7 @@ class ListReader:
             in_order = batch.is_listed and await self._in_order(session, batch)
             entries = [EventChange(None, change) for change in batch.changes]
             merged = await self._store.writer.write(session, entries, now, reads_in_order=in_order)
-            written = Written(tuple(zip(batch.changes, merged, strict=True)), batch.rejected)
+            written = Written(tuple(zip(batch.changes, merged, strict=True)), batch.rejected, batch.kind)
             findings = list(self._findings(written, batch.began_at, now))
             await record_findings(session, findings)
             if batch.also is not None:

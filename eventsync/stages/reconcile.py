@@ -82,15 +82,16 @@ class Reconciler:
         """Carry out the run. Raises RunLost where it is another worker's by now, Transient while PostgreSQL is away."""
         try:
             connection = await self._directory.get(lease.run.connection_id)
+            vendor = self._vendors[connection.vendor]
+            rules = rules_of(lease.run, connection, vendor)
             account = self._open_account(connection, lease.run.sync_type)
         except (Rejected, Misconfigured) as error:
             return RunEnd(RunStatus.FAILED, lease.run.counts, str(error))
-        vendor = self._vendors[connection.vendor]
         reads = RunReads(
             lease=lease,
             connection=connection,
             vendor=vendor,
-            rules=rules_of(lease.run, connection, vendor),
+            rules=rules,
             account=account,
             purpose=PURPOSES.get(lease.run.sync_type, Purpose.SWEEP),
             watched_since=await self._coverage.watched_since(connection.id),

@@ -28,10 +28,11 @@ class Finding(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one page, or one row of it, did to the records."""
+    """What one page of records of a `kind`, or one row of it, did to them, and which rows could not be written."""
 
     results: Sequence[tuple[RecordChange, Merged]] = ()
     rejected: Sequence[RejectedRow] = ()
+    kind: RecordKind = RecordKind.APPOINTMENT
 
     def appointments(self) -> Iterable[tuple[str, Finding]]:
         """Name the appointments that people see, and how they were found."""
@@ -70,6 +71,8 @@ class Tally:
             before = found.get(external_id, self.found.get(external_id))
             counts = _moved(counts, before, finding)
             found[external_id] = finding if before is None else max(before, finding)
+        if written.kind is not RecordKind.APPOINTMENT:
+            return counts
         nameless = sum(row.external_id is None for row in written.rejected)
         fresh = {row.external_id for row in written.rejected if row.external_id is not None} - self.rejected
         return replace(counts, appointments_errors=counts.appointments_errors + len(fresh) + nameless)
@@ -84,9 +87,10 @@ class Tally:
         for row in written.rejected:
             if row.external_id is None:
                 self.rejected_without_id += 1
-            else:
+            if row.external_id is None or row.external_id not in self.rejected:
+                self.error(f"a row of the {written.kind.value}s was not kept ({row.reason})")
+            if row.external_id is not None:
                 self.rejected.add(row.external_id)
-            self.error(f"a row could not be understood ({row.reason})")
 
     def error(self, text: str) -> None:
         """Keep one of the first errors, which holds nothing personal."""
