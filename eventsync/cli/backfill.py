@@ -79,9 +79,9 @@ def backfill_command(
     `eventsync backfill`. The nearest appointments come first, so that the copy is of use after the first page.
     """
     asked = _Asked(connection, {name: value for name, value in given.items() if value is not None})
-    if not (yes or dry_run or sys.stdin.isatty()):
-        raise click.UsageError("look at the cost with --dry-run, then say --yes")
     standing = None if dry_run else with_installation(lambda at: _standing(at, asked))
+    if standing is None and not (yes or dry_run or sys.stdin.isatty()):
+        raise click.UsageError("look at the cost with --dry-run, then say --yes")
     estimate = None if standing is not None else with_installation(lambda at: _estimate(at, asked))
     if estimate is not None and not (as_json and (dry_run or yes)):
         _show_estimate(estimate, to_error=not dry_run)
@@ -185,7 +185,7 @@ def _show_begun(begun: _Begun, estimate: BackfillEstimate | None, *, as_json: bo
         row = {"run_id": run.id, "step": run.progress.get("step"), "calls": run.progress.get("calls", 0)}
         show_rows([row], ["run_id", "step", "calls"], as_json=False, empty="")
         click.echo(
-            f"It goes on in the background: `eventsync backfill {begun.connection} --yes --follow` shows how far it is."
+            f"It goes on in the background: `eventsync backfill {begun.connection} --follow` shows how far it is."
         )
     else:
         show_runs([run], {run.connection_id: begun.connection}, as_json=False)

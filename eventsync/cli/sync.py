@@ -111,8 +111,9 @@ def sync_intakeq_command(
         raise click.UsageError(f"--{next(iter(options)).replace('_', '-')} belongs to --mode full")
     asked = _Asked(org, connection, is_full=mode == "full", options=options)
     if dry_run or cost_only:
-        _show_dry_runs(with_installation(lambda at: _look_ahead(at, asked, cost_only=cost_only)), as_json=as_json)
-        return
+        found = with_installation(lambda at: _look_ahead(at, asked, cost_only=cost_only))
+        _show_dry_runs(found, as_json=as_json)
+        ctx.exit(1 if any(report is not None and report.has_failed for _, _, report in found) else 0)
     runs, numbers = with_installation(lambda at: _sync(at, asked))
     show_runs(runs, numbers, as_json=as_json)
     ctx.exit(exit_code(runs))

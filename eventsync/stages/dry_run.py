@@ -7,21 +7,19 @@ is not in it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from functools import partial
 from typing import Any
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 from eventsync.domain.call_plan import changed_since_day
-from eventsync.domain.changes import Absence, Delete, RecordChange
+from eventsync.domain.changes import RecordChange
 from eventsync.domain.connections import Connection
 from eventsync.domain.errors import Rejected, Transient
-from eventsync.domain.events import Outcome
 from eventsync.domain.merging import Merged
 from eventsync.domain.reads import Covers, PlannedRead
 from eventsync.domain.records import RecordKind
@@ -33,13 +31,14 @@ from eventsync.postgres.database import Database, Session
 from eventsync.postgres.record_rows import milliseconds
 from eventsync.postgres.records import EventChange, RecordWriter
 from eventsync.stages.accounts import Account, OpenAccount
-from eventsync.stages.course import FETCH_FAILED, Course, is_full_run, plan_lists, rules_of, told
+from eventsync.stages.course import FETCH_FAILED, OUT_OF_CALLS, Course, is_full_run, plan_lists, rules_of, told
 from eventsync.stages.holding import hold_while_away
+from eventsync.stages.proposals import Proposals, ProposedChange
 from eventsync.stages.reading import Store
 from eventsync.stages.reconcile import PURPOSES
 from eventsync.stages.summary_reading import KINDS as SUMMARIZED
 from eventsync.stages.tally import Tally, Written
-from eventsync.vendorkit.budget import BudgetSpent, Purpose
+from eventsync.vendorkit.budget import Purpose
 from eventsync.vendorkit.listing import Listing, Page, RejectedRow
 from eventsync.vendorkit.vendor import Vendor
 
@@ -48,25 +47,6 @@ CALLS_BESIDE_LISTS = 1 + len(SUMMARIZED)  # of a full run: who works there, and 
 
 OnList = Callable[[str, int, int], None]
 """Is told of each list that is begun, by its name, with the calls made so far and those expected in all."""
-
-
-class Effect(StrEnum):
-    """What a run would do to a record."""
-
-    NEW = "new"
-    UPDATED = "updated"
-    DELETED = "deleted"
-    REVIVED = "revived"
-
-
-@dataclass(frozen=True, slots=True)
-class ProposedChange:
-    """What a run would do to one record; `fields` are the names of those that change, none for a new record."""
-
-    kind: RecordKind
-    external_id: str
-    effect: Effect
-    fields: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +84,11 @@ class DryRunReport:
     errors: tuple[str, ...]
     calls: int
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether nothing could be read."""
+        return not self.course.is_whole and self.course.lists_read == 0
+
 
 @dataclass(slots=True)
 class _Reading:
@@ -114,7 +99,7 @@ class _Reading:
     purpose: Purpose
     tally: Tally = field(default_factory=Tally)
     course: Course = field(default_factory=Course)
-    changes: dict[tuple[RecordKind, str], ProposedChange] = field(default_factory=dict)
+    proposals: Proposals = field(default_factory=Proposals)
     windows: list[DaysRead] = field(default_factory=list)
     walked: dict[RecordKind, datetime] = field(default_factory=dict)
 
@@ -174,7 +159,7 @@ class DryRun:
         course = reading.course
         try:
             await self._walk(reading, planned)
-        except BudgetSpent as error:
+        except OUT_OF_CALLS as error:
             course.left.append(planned)
             course.stopped_because = str(error)
             return False
@@ -223,9 +208,7 @@ class DryRun:
 
     def _note(self, reading: _Reading, written: Written) -> None:
         reading.tally.add(written)
-        for change in _proposed(written.results):
-            key = change.kind, change.external_id
-            reading.changes[key] = _together(reading.changes.get(key), change)
+        reading.proposals.add(written.results)
 
     async def _report(self, reading: _Reading) -> DryRunReport:
         tally = reading.tally
@@ -234,7 +217,7 @@ class DryRun:
             counts=tally.counts,
             new_patients=len(tally.new_patients),
             appointments_deleted=len(tally.deleted),
-            changes=tuple(reading.changes[key] for key in sorted(reading.changes)),
+            changes=reading.proposals.in_order(),
             not_listed={} if tally.rejected_without_id else await self._not_listed(reading),
             errors=(*reading.course.failed.values(), *tally.errors),
             calls=reading.account.spent.calls,
@@ -315,36 +298,6 @@ def _listing(planned: PlannedRead, connection: Connection) -> Listing:
             return Listing(kind=planned.kind, deleted=True)
 
 
-def _proposed(results: Iterable[tuple[RecordChange, Merged]]) -> Iterable[ProposedChange]:
-    """Name the records that a reader would see otherwise; what came and went unseen is none."""
-    for change, merged in results:
-        ends = isinstance(change, (Delete, Absence))
-        if merged.outcome is Outcome.APPLIED and not (merged.is_new and ends):
-            fields = () if merged.is_new else merged.changed_fields
-            yield ProposedChange(change.entity.kind, change.entity.external_id, _effect(merged, ends=ends), fields)
-
-
-def _effect(merged: Merged, *, ends: bool) -> Effect:
-    if merged.is_new:
-        return Effect.NEW
-    if "deleted_at" not in merged.changed_fields:
-        return Effect.UPDATED
-    return Effect.DELETED if ends else Effect.REVIVED
-
-
-def _together(before: ProposedChange | None, change: ProposedChange) -> ProposedChange:
-    """Put together what two pages would do to one record: its end counts, else what was told first."""
-    if before is None:
-        return change
-    effect = change.effect if change.effect is Effect.DELETED else before.effect
-    fields = tuple(sorted({*before.fields, *change.fields}))
-    return ProposedChange(change.kind, change.external_id, effect, fields)
-
-
 def _accounted_for(reading: _Reading, kind: RecordKind) -> set[str]:
-    gone = {
-        change.external_id
-        for change in reading.changes.values()
-        if change.kind is kind and change.effect is Effect.DELETED
-    }
-    return gone | reading.tally.listed.get(kind, set()) | reading.tally.rejected
+    told_of = reading.tally.listed.get(kind, set()) | reading.tally.rejected
+    return told_of | reading.proposals.deleted(kind)

@@ -117,12 +117,12 @@ async def test_with_a_worker_it_goes_on_in_the_background(
         scripted = practice.sandbox.script.add(ScriptedCall(route="/practitioners", before=gate.wait))
         ended = await cli(*BACKFILL)
         assert ended.exit_code == 0, ended.stderr
-        assert "goes on in the background: `eventsync backfill 1 --yes --follow`" in ended.stdout
+        assert "goes on in the background: `eventsync backfill 1 --follow`" in ended.stdout
         assert await statuses(database) == ["running"]
         again = await cli(*BACKFILL, "--json")
         assert again.json["run"]["status"] == "running"
         assert again.json["estimate"] is None, "what goes on already is not measured again"
-        following = asyncio.ensure_future(cli(*BACKFILL, "--follow", "--json"))
+        following = asyncio.ensure_future(cli("backfill", "1", "--follow", "--json"))
         gate.set()
         followed = await following
         practice.sandbox.script.remove(scripted)

@@ -19,6 +19,7 @@ from eventsync.domain.connections import ConnectionId, OrganizationId
 from eventsync.domain.runs import Run, RunCounts, RunEnd, RunRequest, RunStatus, SyncType
 from eventsync.postgres.database import Database
 from eventsync.postgres.runs import RunLease, Runs
+from eventsync.sandbox import ApiAnswer, ScriptedCall
 
 SYNC = ("sync", "intakeq")
 
@@ -235,6 +236,16 @@ async def test_a_dry_run_says_what_would_change_and_changes_nothing(
     ]
     assert "Test Client" not in text
     assert "@" not in text
+
+
+async def test_a_dry_run_that_could_read_nothing_ends_with_1_and_says_why(
+    cli: Cli, practice: Practice, database: asyncpg.Connection
+) -> None:
+    practice.sandbox.script.add(ScriptedCall(route="*", times=None, answer=ApiAnswer.HTML, status=503))
+    ended = await cli(*SYNC, "--dry-run")
+    assert ended.exit_code == 1
+    assert "error: Failed to fetch from PracticeQ" in ended.stderr
+    assert "not read: " in ended.stderr
 
 
 async def test_the_cost_alone_makes_no_call(cli: Cli, practice: Practice) -> None:

@@ -18,7 +18,8 @@ from eventsync.postgres.coverage import Coverage
 from eventsync.postgres.database import Database
 from eventsync.postgres.listener import Channel
 from eventsync.sandbox import ApiAnswer
-from eventsync.stages.dry_run import DryRun, DryRunReport, Effect, RunCost
+from eventsync.stages.dry_run import DryRun, DryRunReport, RunCost
+from eventsync.stages.proposals import Effect
 from eventsync.stages.reading import Store
 from stages.sync_site import VENDORS, SyncSite, open_site
 
