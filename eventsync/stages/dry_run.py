@@ -179,26 +179,27 @@ class DryRun:
         )
         async with aclosing(pages):
             async for page in pages:
-                await self._try_page(reading, page)
+                await self._try_page(reading, planned.kind, page)
         if planned.first_day is not None and planned.last_day is not None:
             reading.windows.append(DaysRead(planned.first_day, planned.last_day, began_at))
         if planned.covers is Covers.EVERYTHING:
             reading.walked[planned.kind] = began_at
 
-    async def _try_page(self, reading: _Reading, page: Page[RecordChange]) -> None:
+    async def _try_page(self, reading: _Reading, kind: RecordKind, page: Page[RecordChange]) -> None:
         """Write a page and take it back; where PostgreSQL refuses it, each of its records by itself."""
         try:
-            self._note(reading, Written(await self._try(page.items), page.rejected))
+            self._note(reading, Written(await self._try(page.items), page.rejected, kind))
         except Rejected:
             for change in page.items:
                 self._note(reading, await self._try_alone(change))
-            self._note(reading, Written((), page.rejected))
+            self._note(reading, Written((), page.rejected, kind))
 
     async def _try_alone(self, change: RecordChange) -> Written:
         try:
             return Written(await self._try((change,)))
         except Rejected as error:
-            return Written((), (RejectedRow(change.entity.external_id, error.reason),))
+            refused = RejectedRow(change.entity.external_id, error.reason)
+            return Written((), (refused,), change.entity.kind)
 
     async def _try(self, changes: Sequence[RecordChange]) -> Sequence[tuple[RecordChange, Merged]]:
         merged = await hold_while_away(

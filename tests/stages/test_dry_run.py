@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -158,6 +159,33 @@ async def test_records_that_are_not_listed_are_counted_but_for_those_told_as_del
     _, report = await look_ahead(site)
     assert report.appointments_deleted == 1
     assert report.not_listed == {RecordKind.APPOINTMENT: 1}
+
+
+async def test_a_row_that_postgres_refuses_is_one_error_and_its_neighbours_are_told(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    await site.sync()
+    site.clock.advance(minutes=20)
+    refused = site.sandbox.act_unheard("book", start_ms=site.ms(days=2)).record_id
+    kept = site.sandbox.act_unheard("book", start_ms=site.ms(days=2)).record_id
+    await database.execute(f"ALTER TABLE appointments ADD CHECK (external_id <> '{refused}')")
+    site.clock.advance(minutes=10)
+    _, report = await look_ahead(site)
+    run = await site.sync()
+    told, done = report.counts, run.counts
+    assert (told.appointments_new, told.appointments_errors) == (done.appointments_new, done.appointments_errors)
+    assert (told.appointments_new, told.appointments_errors) == (1, 1)
+    assert kept in {change.external_id for change in report.changes}
+    assert report.errors == ("a row of the appointments was not kept (database_refused)",)
+
+
+async def test_a_client_that_cannot_be_understood_is_no_error_of_an_appointment(site: SyncSite) -> None:
+    client = next(iter(site.practice.clients.values()))
+    site.practice.put_client(replace(client, modified_ms=-1))
+    _, report = await look_ahead(site)
+    assert report.counts.appointments_errors == 0
+    (error,) = report.errors
+    assert error.startswith("a row of the patients was not kept")
 
 
 async def test_it_works_beside_a_run(site: SyncSite) -> None:
