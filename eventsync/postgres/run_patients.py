@@ -45,6 +45,16 @@ class PatientCounts:
     unreachable: tuple[UUID, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class AppointmentCounts:
+    """The appointments of an audience's patients, by what a run did to them; `deleted` ones are `updated` as well."""
+
+    new: int
+    updated: int
+    unchanged: int
+    deleted: int
+
+
 class RunPatients:
     """The patients of a run."""
 
@@ -77,9 +87,12 @@ class RunPatients:
         *,
         new: Sequence[str],
         updated: Sequence[str],
-    ) -> tuple[int, int, int]:
-        """Count the new, updated and unchanged appointments of the audience's patients, the last within `window`."""
+        deleted: Sequence[str],
+    ) -> AppointmentCounts:
+        """Count the appointments of the audience's patients among these, and those within `window` that stand."""
         key = audience.connection_id, audience.owner_id, audience.partner_id
         async with self._database.session() as session:
-            row = await session.fetchrow(SQL.count_appointments, *key, today, list(new), list(updated), *window)
-        return row["new"], row["updated"], row["unchanged"]
+            row = await session.fetchrow(
+                SQL.count_appointments, *key, today, list(new), list(updated), *window, list(deleted)
+            )
+        return AppointmentCounts(**dict(row))

@@ -78,6 +78,11 @@ class RunReads:
     windows: list[DaysRead] = field(default_factory=list)
     walked: dict[RecordKind, datetime] = field(default_factory=dict)  # lists of everything, read in one go
 
+    @property
+    def calls(self) -> int:
+        """How many calls the run has made, by its earlier workers as well."""
+        return int(self.lease.run.progress.get("calls", 0)) + self.account.spent.calls
+
 
 @dataclass(slots=True)
 class _Read:
@@ -248,7 +253,7 @@ class ListReader:
             self._run.walked[read.planned.kind] = read.began_at
 
     def _progress(self) -> Mapping[str, Any]:
-        run, calls = self._run, self._run.account.spent.calls
+        run, calls = self._run, self._run.calls
         expected = max(run.progress.get("expected_calls", 0), calls, 1)
         listed = sum(map(len, run.tally.listed.values()))
         return run.progress | {"calls": calls, "percentage": min(99, 100 * calls // expected), "records_seen": listed}

@@ -45,7 +45,7 @@ class RunReport:
         patients = await self._patients.count(audience, today, read=read, spoiled=sorted(reads.tally.rejected))
         if not course.is_refused:
             await self._patients.mark_synced(audience, reads.lease.run.started_at, read=read)
-        counts = await self._counts(reads, audience, patients, today)
+        counts, deleted = await self._counts(reads, audience, patients, today)
         warnings = course.warnings + await self._unknown_practitioners(reads)
         await self._plan_next_sweep(reads, today)
         errors = _errors(reads, course, patients)
@@ -53,30 +53,41 @@ class RunReport:
         why = course.stopped_because or (errors[0]["error"] if errors else None)
         metadata = {
             "totalPatients": patients.affiliated,
-            "newPatientsDiscovered": len(reads.tally.new_patients),
+            "newPatientsDiscovered": 0 if audience.partner_id else len(reads.tally.new_patients),
             "unaffiliatedPatientsSynced": patients.unaffiliated,
             "organizations_processed": 1,
             "errors": errors[:_MOST_ERRORS],
             "warnings": warnings,
             "date_range": _date_range(reads, today),
-            "intakeq_api_calls": reads.account.spent.calls,
+            "intakeq_api_calls": reads.calls,
             "rate_limit_hit": reads.account.spent.rate_limit_hits > 0,
             "budget_left": await reads.account.calls_left(),
-            "appointments_deleted": len(reads.tally.deleted),
+            "appointments_deleted": deleted,
             "lists_read": course.lists_read,
             "stopped_because": course.stopped_because,
         }
         return RunEnd(status, counts, why, metadata)
 
-    async def _counts(self, reads: RunReads, audience: Audience, patients: PatientCounts, today: date) -> RunCounts:
-        counts = replace(reads.tally.counts, patients_processed=patients.processed, patients_failed=patients.failed)
+    async def _counts(
+        self, reads: RunReads, audience: Audience, patients: PatientCounts, today: date
+    ) -> tuple[RunCounts, int]:
+        """Tell the run's counts, and how many of the updated appointments were deletions."""
+        tally = reads.tally
+        counts = replace(tally.counts, patients_processed=patients.processed, patients_failed=patients.failed)
         if reads.lease.run.sync_type is not SyncType.MANUAL_ORG_BULK:
-            return counts
+            return counts, len(tally.deleted)
         window = _midnight(reads.rules.first_day(today)), _midnight(reads.rules.last_day(today) + timedelta(days=1))
-        new, updated, unchanged = await self._patients.count_appointments(
-            audience, today, window, new=reads.tally.ids(Finding.NEW), updated=reads.tally.ids(Finding.UPDATED)
+        new, updated = tally.ids(Finding.NEW), tally.ids(Finding.UPDATED)
+        theirs = await self._patients.count_appointments(
+            audience, today, window, new=new, updated=updated, deleted=sorted(tally.deleted)
         )
-        return replace(counts, appointments_new=new, appointments_updated=updated, appointments_unchanged=unchanged)
+        counts = replace(
+            counts,
+            appointments_new=theirs.new,
+            appointments_updated=theirs.updated,
+            appointments_unchanged=theirs.unchanged,
+        )
+        return counts, theirs.deleted
 
     async def _unknown_practitioners(self, reads: RunReads) -> list[str]:
         unknown = await unknown_practitioners(self._database, reads.connection.id, self._clock())

@@ -26,7 +26,9 @@ WITH mine AS (
 SELECT count(*) FILTER (WHERE is_affiliated) AS affiliated,
        count(*) FILTER (WHERE is_affiliated AND is_read AND NOT is_unreachable AND NOT is_spoiled) AS processed,
        count(*) FILTER (WHERE is_affiliated AND (is_unreachable OR is_spoiled)) AS failed,
-       count(*) FILTER (WHERE NOT is_affiliated AND is_client AND is_read AND NOT is_spoiled) AS unaffiliated,
+       -- Whom a partner does not follow is none of its business, not even as a number.
+       count(*) FILTER (WHERE $3::uuid IS NULL AND NOT is_affiliated AND is_client AND is_read AND NOT is_spoiled)
+           AS unaffiliated,
        (array_agg(id ORDER BY id) FILTER (WHERE is_affiliated AND is_unreachable))[1:10] AS unreachable
 FROM counted;
 
@@ -41,7 +43,8 @@ WHERE p.id = f.patient_id AND f.status = 'active' AND p.organization_id = $2 AND
 
 -- name: count_appointments
 -- What a list of changes did to the appointments of one organization's patients; those that it did not list stand.
-SELECT count(*) FILTER (WHERE a.external_id = ANY($5::text[])) AS new,
+SELECT count(*) FILTER (WHERE a.external_id = ANY($9::text[])) AS deleted,
+       count(*) FILTER (WHERE a.external_id = ANY($5::text[])) AS new,
        count(*) FILTER (WHERE a.external_id = ANY($6::text[])) AS updated,
        count(*) FILTER (WHERE a.deleted_at IS NULL AND a.start_time >= $7 AND a.start_time < $8
                           AND NOT a.external_id = ANY($5::text[]) AND NOT a.external_id = ANY($6::text[])) AS unchanged
