@@ -76,6 +76,9 @@ class RunReads:
     tally: Tally
     progress: dict[str, Any] = field(default_factory=dict)
     windows: list[DaysRead] = field(default_factory=list)
+    walks_begun: dict[RecordKind, datetime] = field(
+        default_factory=dict
+    )  # by this worker, who has seen all their pages
     walked: dict[RecordKind, datetime] = field(default_factory=dict)  # lists of everything, read in one go
 
     @property
@@ -120,7 +123,7 @@ class ListReader:
         Raises what the vendor's client raises, RunLost where the run is another's by now. What was committed stays.
         """
         began_at = self._store.clock()
-        read = _Read(planned, began_at, began_at if walk is None else walk.began_at, in_one_go=walk is None)
+        read = self._begun(planned, began_at, walk)
         listing = _listing(planned, walk, self._run.connection.timezone)
         client, purpose = self._run.account.client, self._run.purpose
         async with aclosing(client.pages(listing, read_began_ms=milliseconds(began_at), purpose=purpose)) as pages:
@@ -130,6 +133,14 @@ class ListReader:
                 batch = _Batch(page.items, page.rejected, began_at, place, is_listed=True, kind=planned.kind)
                 await self._keep(batch)
         self._note_end(read)
+
+    def _begun(self, planned: PlannedRead, began_at: datetime, walk: Walk | None) -> _Read:
+        if walk is None:
+            if planned.covers is Covers.EVERYTHING:
+                self._run.walks_begun[planned.kind] = began_at
+            return _Read(planned, began_at, began_at, in_one_go=True)
+        in_one_go = self._run.walks_begun.get(planned.kind) == walk.began_at
+        return _Read(planned, began_at, walk.began_at, in_one_go=in_one_go)
 
     async def look(self, entity: EntityRef) -> None:
         """Read one record by its id, and write what the vendor says of it. Raises what the vendor's client raises."""
@@ -250,7 +261,7 @@ class ListReader:
         if read.planned.covers is Covers.WINDOW:
             self._run.windows.append(_days(read))
         if read.planned.covers is Covers.EVERYTHING and read.in_one_go:
-            self._run.walked[read.planned.kind] = read.began_at
+            self._run.walked[read.planned.kind] = read.walk_began_at
 
     def _progress(self) -> Mapping[str, Any]:
         run, calls = self._run, self._run.calls

@@ -173,12 +173,15 @@ class Reconciler:
                 course.lists_read += 1
 
     async def _read_one(self, reader: ListReader, reads: RunReads, planned: PlannedRead) -> None:
+        await self._while_held(lambda: self._read_from_its_place(reader, reads, planned))
+
+    async def _read_from_its_place(self, reader: ListReader, reads: RunReads, planned: PlannedRead) -> None:
         walk = None
         if planned.covers is Covers.EVERYTHING:
-            walk = await self._while_held(lambda: self._coverage.walk(reads.connection.id, planned.kind))
+            walk = await self._coverage.walk(reads.connection.id, planned.kind)
             if walk is not None and walk.began_at < self._store.clock() - _LONGEST_WALK:
                 walk = None
-        await self._while_held(lambda: reader.read(planned, walk))
+        await reader.read(planned, walk)
 
     async def _read_summaries(self, reader: ListReader, reads: RunReads, course: Course) -> None:
         """Read the kinds that lists only name; where one fails, once more at the end, as with the other lists."""

@@ -387,3 +387,20 @@ async def test_clients_deleted_long_ago_are_gone_with_their_second_witness(
         await site.sync()
         assert await waiting(database, "patient") == set()
         await site.require_true_copy(database)
+
+
+async def test_a_walk_that_goes_on_after_a_bad_page_still_shows_which_clients_are_gone(
+    pool: Database, keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    async with open_site(pool, keyring, clients=250, appointments=0) as site:
+        site.clock.advance(days=-LONG_AGO + 1)
+        await site.sync()
+        site.clock.advance(hours=24)
+        site.sandbox.act_unheard("delete_clients", count=1, deleted_ms=site.ms(days=LONG_AGO))
+        site.script(CLIENTS, query={"page": "2"}, answer=ApiAnswer.HTML, status=200)
+        site.sandbox.stats.api_calls.clear()
+        run = await site.sync()
+        assert run.status is RunStatus.COMPLETED, run
+        # Pages 1 and 2, then on from the page before, the deletions, and the look at the one who is missing.
+        assert site.sandbox.stats.api_calls["GET /api/v1/clients"] == 2 + 3 + 1 + 1
+        await site.require_true_copy(database)
