@@ -19,6 +19,7 @@ from eventsync.domain.runs import Run, RunRequest, RunStatus, SyncType
 from eventsync.stages.course import rules_of
 from eventsync.stages.dry_run import run_of
 from eventsync.stages.estimate import BackfillEstimate, Duration, ListLength, estimate_backfill
+from eventsync.vendorkit.budget import BudgetSpent
 from eventsync.vendorkit.waiting import LONGEST_WAIT_S
 from eventsync.wiring.accounts import budget_of
 
@@ -82,7 +83,7 @@ def backfill_command(
     standing = None if dry_run else with_installation(lambda at: _standing(at, asked))
     if standing is None and not (yes or dry_run or sys.stdin.isatty()):
         raise click.UsageError("look at the cost with --dry-run, then say --yes")
-    estimate = None if standing is not None else with_installation(lambda at: _estimate(at, asked))
+    estimate = None if standing is not None else with_installation(lambda at: _estimate(at, asked, is_needed=not yes))
     if estimate is not None and not (as_json and (dry_run or yes)):
         _show_estimate(estimate, to_error=not dry_run)
     if dry_run:
@@ -113,7 +114,18 @@ async def _standing(at: Installation, asked: _Asked) -> Run | None:
     return next((run for run in latest if run.status.is_active), None)
 
 
-async def _estimate(at: Installation, asked: _Asked) -> BackfillEstimate:
+async def _estimate(at: Installation, asked: _Asked, *, is_needed: bool) -> BackfillEstimate | None:
+    """Measure the practice; None where the budget has no calls for that, unless the estimate is what is wanted."""
+    try:
+        return await _measured(at, asked)
+    except BudgetSpent as error:
+        if is_needed:
+            raise
+        click.echo(f"The practice could not be measured: {error}", err=True)
+        return None
+
+
+async def _measured(at: Installation, asked: _Asked) -> BackfillEstimate:
     connection = await _connection(at, asked)
     rules = rules_of(run_of(_request(at, connection, asked), at.clock()), connection, at.vendors[connection.vendor])
     async with open_workshop(at) as workshop:
@@ -207,4 +219,4 @@ def _duration(duration: Duration) -> str:
         return f"about {duration.minutes / _MINUTES_PER_DAY:.1f} days, as each day's API calls allow"
     if duration.minutes > _MINUTES_PER_HOUR:
         return f"about {duration.minutes / _MINUTES_PER_HOUR:.1f} hours"
-    return f"about {duration.minutes} minutes"
+    return "about a minute" if duration.minutes <= 1 else f"about {duration.minutes} minutes"

@@ -31,6 +31,8 @@ _SHORT = frozenset({SyncType.AUTOMATED_SWEEP, SyncType.MANUAL_ORG_BULK, SyncType
 _HEARTBEAT_S = 1.0  # so soon a run notices that a person has cancelled it
 _POLL_S = 0.5
 _RESCUE_INTERVAL_S = 10.0
+_STANDS_STILL_S = 100.0  # longer than the minute's calls are waited for
+_WAITS = " (waits for API calls: see `eventsync budget`)"
 _TO_CANCEL_S = 20.0
 _TO_GIVE_BACK_S = 10.0
 
@@ -159,12 +161,17 @@ class RunKeeper:
         return next((other for other in running if (other.sync_type in _SHORT) == (run.sync_type in _SHORT)), None)
 
     async def _watch(self, run_id: RunId) -> None:
-        """Show how far the run is, for ever."""
+        """Show how far the run is, for ever; where it stands still, why that may be."""
+        seen, since = None, time.monotonic()
         while True:
             with suppress(Transient):  # the bar stands still
                 run = await self._runs.find(run_id)
                 if run is not None:
-                    self._show(*_progress(run))
+                    text, calls, expected = _progress(run)
+                    if (text, calls) != seen:
+                        seen, since = (text, calls), time.monotonic()
+                    waits = "" if time.monotonic() - since < _STANDS_STILL_S else _WAITS
+                    self._show(text + waits, calls, expected)
             await asyncio.sleep(self._poll_s)
 
     def _say_once(self, text: str) -> None:
@@ -191,8 +198,13 @@ def show_runs(runs: Sequence[Run], numbers: dict[ConnectionId, int], *, as_json:
     if as_json:
         show_json(rows)
         return
-    columns = ["connection", "status", "new", "updated", "unchanged", "errors", "deleted", "patients", "calls"]
-    show_rows([_shown(row) for row in rows], [*columns, "budget_left", "duration"], as_json=False, empty="no run")
+    columns = ["connection", "status", "new", "updated", "unchanged", "errors", "deleted", "patients"]
+    show_rows(
+        [_shown(row) for row in rows],
+        [*columns, "new_patients", "calls", "budget_left", "duration"],
+        as_json=False,
+        empty="no run",
+    )
     for row in rows:
         for line in _remarks(row):
             click.echo(f"connection {row['connection']}: {line}", err=True)

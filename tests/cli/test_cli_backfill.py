@@ -177,6 +177,22 @@ async def test_a_refused_key_is_told_before_anything_is_asked_for(
     assert await statuses(database) == []
 
 
+async def test_a_day_whose_calls_are_spent_cannot_be_measured_and_it_begins_all_the_same_where_one_says_so(
+    cli: Cli, organization: dict[str, Any], pool: Database, keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    settings = {"calls_per_minute": "100", "calls_per_day": "3"}
+    async with connected_practice(cli, clients=120, appointments=240, settings=settings):
+        measured = await cli("backfill", "1", "--dry-run")
+        assert (measured.exit_code, measured.stdout) == (1, "")
+        assert "eventsync budget" in measured.stderr
+        async with worker_process(pool, keyring):
+            begun = await cli(*BACKFILL, "--json")
+            assert begun.exit_code == 0, begun.stderr
+            assert "could not be measured: the day's API calls" in begun.stderr
+            assert (begun.json["estimate"], begun.json["run"]["status"]) == (None, "running")
+        assert await statuses(database) == ["starting"], "the worker that ended has given it back"
+
+
 @pytest.mark.parametrize("words", [["99", "--yes"], ["1", "--yes"]])
 async def test_only_a_living_connection_is_read(cli: Cli, practice: Practice, words: list[str]) -> None:
     await cli("connections", "disable", "1")
