@@ -14,6 +14,7 @@ from eventsync.domain.records import RecordKind
 
 _PAGES_PER_SLICE = 20
 _DAY = timedelta(days=1)
+_NEAREST = timedelta(days=2)  # what a list of it proves is today and tomorrow, first of all
 _NEAR = timedelta(days=7)
 _MONTH = timedelta(days=30)
 _BLOCK_DAYS = 64  # a slice is such a block of the calendar, or a half, a quarter ... of one
@@ -114,7 +115,8 @@ def _zones(today: date, rules: ReadingRules) -> Iterator[tuple[date, date]]:
     """Yield zones of a practice that is not known yet, first and last day included."""
     first, last = rules.first_day(today), rules.last_day(today)
     month_ago, month_ahead = today - _MONTH, today + _MONTH
-    yield today - _DAY, min(today + _NEAR, last)
+    yield today - _DAY, min(today + _NEAREST, last)
+    yield today + _NEAREST + _DAY, min(today + _NEAR, last)
     yield today + _NEAR + _DAY, min(month_ahead, last)
     yield max(month_ago, first), today - 2 * _DAY
     yield month_ahead + _DAY, last

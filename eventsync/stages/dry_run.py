@@ -16,7 +16,6 @@ from typing import Any
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
-from eventsync.domain.call_plan import changed_since_day
 from eventsync.domain.changes import RecordChange
 from eventsync.domain.connections import Connection
 from eventsync.domain.errors import Rejected, Transient
@@ -34,12 +33,12 @@ from eventsync.stages.accounts import Account, OpenAccount
 from eventsync.stages.course import FETCH_FAILED, OUT_OF_CALLS, Course, is_full_run, plan_lists, rules_of, told
 from eventsync.stages.holding import hold_while_away
 from eventsync.stages.proposals import Proposals, ProposedChange
-from eventsync.stages.reading import Store
+from eventsync.stages.reading import Store, listing_of
 from eventsync.stages.reconcile import PURPOSES
 from eventsync.stages.summary_reading import KINDS as SUMMARIZED
 from eventsync.stages.tally import Tally, Written
 from eventsync.vendorkit.budget import Purpose
-from eventsync.vendorkit.listing import Listing, Page, RejectedRow
+from eventsync.vendorkit.listing import Page, RejectedRow
 from eventsync.vendorkit.vendor import Vendor
 
 _MOST_FAILURES = 3
@@ -175,7 +174,9 @@ class DryRun:
     async def _walk(self, reading: _Reading, planned: PlannedRead) -> None:
         began_at = self._store.clock()
         pages = reading.account.client.pages(
-            _listing(planned, reading.connection), read_began_ms=milliseconds(began_at), purpose=reading.purpose
+            listing_of(planned, reading.connection.timezone),
+            read_began_ms=milliseconds(began_at),
+            purpose=reading.purpose,
         )
         async with aclosing(pages):
             async for page in pages:
@@ -282,21 +283,6 @@ async def _tried(
     async with _taken_back(database) as session:
         # What is found as it stands need not be written: no later read relies on what is taken back.
         return await writer.write(session, [EventChange(None, change) for change in changes], now, reads_in_order=True)
-
-
-def _listing(planned: PlannedRead, connection: Connection) -> Listing:
-    match planned.covers:
-        case Covers.WINDOW:
-            return Listing(kind=planned.kind, first_day=planned.first_day, last_day=planned.last_day)
-        case Covers.EVERYTHING:
-            return Listing(kind=planned.kind)
-        case Covers.CHANGES:
-            if planned.since is None:
-                raise ValueError("a list of changes needs a moment to begin at")
-            since = changed_since_day(planned.since, ZoneInfo(connection.timezone))
-            return Listing(kind=planned.kind, changed_since=since)
-        case Covers.DELETIONS:
-            return Listing(kind=planned.kind, deleted=True)
 
 
 def _accounted_for(reading: _Reading, kind: RecordKind) -> set[str]:

@@ -124,7 +124,7 @@ class ListReader:
         """
         began_at = self._store.clock()
         read = self._begun(planned, began_at, walk)
-        listing = _listing(planned, walk, self._run.connection.timezone)
+        listing = listing_of(planned, self._run.connection.timezone, walk)
         client, purpose = self._run.account.client, self._run.purpose
         async with aclosing(client.pages(listing, read_began_ms=milliseconds(began_at), purpose=purpose)) as pages:
             async for page in pages:
@@ -270,7 +270,7 @@ class ListReader:
         return run.progress | {"calls": calls, "percentage": min(99, 100 * calls // expected), "records_seen": listed}
 
 
-def _listing(planned: PlannedRead, walk: Walk | None, zone: str) -> Listing:
+def listing_of(planned: PlannedRead, zone: str, walk: Walk | None = None) -> Listing:
     """Say what to list. A walk goes on a page before its place, since rows move up where others were removed."""
     match planned.covers:
         case Covers.WINDOW:

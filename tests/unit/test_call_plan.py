@@ -154,7 +154,8 @@ def test_a_full_last_page_costs_one_call_more(rows: int, calls: int) -> None:
 
 def test_a_first_connect_reads_the_nearest_days_first() -> None:
     assert order(full_plan(Knowledge(), TODAY, NOW)) == [
-        (-1, 7),
+        (-1, 2),
+        (3, 7),
         (APPOINTMENT, Covers.DELETIONS),
         (PATIENT, Covers.DELETIONS),
         (8, 30),
@@ -169,7 +170,7 @@ def test_a_short_window_has_no_slices_outside_it() -> None:
     rules = ReadingRules(days_back=0, days_ahead=0)
     assert windows(full_plan(Knowledge(), TODAY, NOW, rules)) == [(-1, 1)]
     rules = ReadingRules(days_back=2, days_ahead=10)
-    assert windows(full_plan(Knowledge(), TODAY, NOW, rules)) == [(-1, 7), (8, 11), (-3, -2)]
+    assert windows(full_plan(Knowledge(), TODAY, NOW, rules)) == [(-1, 2), (3, 7), (8, 11), (-3, -2)]
 
 
 @given(practices())
