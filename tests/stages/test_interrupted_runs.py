@@ -292,6 +292,19 @@ async def test_a_run_that_spends_the_day_stops_says_so_and_the_next_reads_first_
         assert site.sandbox.stats.rate_limited == 0
         await site.require_true_copy(database)
         assert sum(run.counts.appointments_new for run in runs) == 60
+        covered = [await windows_read(database, run) for run in runs]
+        _near, (begin, end) = covered[1][:2]
+        middle = begin + (end - begin) / 2
+        assert not any(earlier <= middle < later for earlier, later in covered[0])
+
+
+async def windows_read(database: asyncpg.Connection, run: Run) -> list[tuple[datetime, datetime]]:
+    """Name the windows of appointments that a run has read to their end, in its order."""
+    rows = await database.fetch(
+        "SELECT window_from, window_to FROM sync_coverage WHERE run_id = $1 AND kind = 'appointment' ORDER BY id",
+        run.id,
+    )
+    return [(row["window_from"], row["window_to"]) for row in rows]
 
 
 async def test_a_walk_that_the_day_cut_short_goes_on_at_its_page(
