@@ -33,7 +33,12 @@ class NoteReader:
         """Accept them."""
 
     async def refetch(
-        self, entity: EntityRef, *, sequence: int, read_began_ms: int, purpose: Purpose = Purpose.REFETCH
+        self,
+        entity: EntityRef,
+        *,
+        sequence: int,
+        read_began_ms: int,
+        purpose: Purpose = Purpose.REFETCH,  # noqa: ARG002  # whatever it is paid from
     ) -> tuple[RecordChange, ...]:
         """Read one record."""
         key = entity.external_id
