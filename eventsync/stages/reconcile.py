@@ -79,26 +79,28 @@ class Reconciler:
         self._open_account = open_account
 
     async def run(self, lease: RunLease) -> RunEnd:
-        """Carry out the run. Raises RunLost where it is another worker's by now, Transient while PostgreSQL is away."""
+        """Carry out the run, however long PostgreSQL is away. Raises RunLost where it is another worker's by now."""
         try:
-            connection = await self._directory.get(lease.run.connection_id)
-            vendor = self._vendors[connection.vendor]
-            rules = rules_of(lease.run, connection, vendor)
-            account = self._open_account(connection, lease.run.sync_type)
+            reads = await self._while_held(lambda: self._begun(lease))
         except (Rejected, Misconfigured) as error:
             return RunEnd(RunStatus.FAILED, lease.run.counts, str(error))
-        reads = RunReads(
+        course = await self._read(reads)
+        return await self._while_held(lambda: self._report.end(reads, course))
+
+    async def _begun(self, lease: RunLease) -> RunReads:
+        """Open the account, and take up the run where it stands. Raises Rejected, Misconfigured or DatabaseAway."""
+        connection = await self._directory.get(lease.run.connection_id)
+        vendor = self._vendors[connection.vendor]
+        return RunReads(
             lease=lease,
             connection=connection,
             vendor=vendor,
-            rules=rules,
-            account=account,
+            rules=rules_of(lease.run, connection, vendor),
+            account=self._open_account(connection, lease.run.sync_type),
             purpose=PURPOSES.get(lease.run.sync_type, Purpose.SWEEP),
             watched_since=await self._coverage.watched_since(connection.id),
             tally=await self._tally(lease.run, connection.id),
         )
-        course = await self._read(reads)
-        return await self._while_held(lambda: self._report.end(reads, course))
 
     async def _tally(self, run: Run, connection_id: ConnectionId) -> Tally:
         if not run.progress:  # nobody has written anything for it yet

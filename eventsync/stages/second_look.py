@@ -13,14 +13,14 @@ from datetime import datetime
 
 from eventsync.domain.call_plan import OVERLAP
 from eventsync.domain.changes import Absence, EntityRef
-from eventsync.domain.errors import Rejected
+from eventsync.domain.errors import Rejected, Transient
 from eventsync.domain.reads import Covers, PlannedRead
 from eventsync.domain.records import RecordKind
 from eventsync.domain.windows import Proved, joined
 from eventsync.postgres.absences import MARGIN_S, Absences, Missing, Shortfall
 from eventsync.postgres.coverage import ALWAYS_FROM, ALWAYS_TO, Coverage
+from eventsync.postgres.database import DatabaseAway
 from eventsync.postgres.record_rows import milliseconds
-from eventsync.stages.course import OUT_OF_CALLS
 from eventsync.stages.reading import ListReader, RunReads
 
 MOST_LOOKS = 20  # single reads a run; what is left waits for the next run's lists, which cost nothing more
@@ -131,7 +131,9 @@ class SecondLook:
             self._looks_left -= 1
             try:
                 await self._reader.look(EntityRef(connection_id, shortfall.kind, entry.external_id))
-            except OUT_OF_CALLS:
+            except DatabaseAway:
+                raise
+            except Transient:  # no calls are left, or the vendor is not well: the next run looks again
                 self._looks_left = 0
                 waiting += 1
             except Rejected:  # this one cannot be asked for: the next run's lists decide

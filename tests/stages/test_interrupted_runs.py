@@ -251,6 +251,21 @@ async def test_a_page_that_was_read_is_written_once_postgres_is_back_and_not_ask
         assert site.calls == run.metadata["lists_read"] + 3  # practitioners, intakes and notes
 
 
+async def test_a_run_waits_for_postgres_that_is_away_when_it_begins(
+    proxied: tuple[Database, TcpProxy], keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    pool, proxy = proxied
+    async with open_site(pool, keyring) as site:
+        lease = await site.lease()
+        await proxy.refuse()
+        proxy.cut()
+        with capture_logs() as logs:
+            back = asyncio.create_task(let_in_again(proxy, logs))
+            run = await site.carry_out(lease)
+            await back
+        await require_ended(site, database, run)
+
+
 @pytest.mark.parametrize("call", [1, 2, 5, 8])
 async def test_a_run_goes_on_where_postgres_went_away_during_a_call(
     proxied: tuple[Database, TcpProxy], keyring: Keyring, database: asyncpg.Connection, call: int
