@@ -34,7 +34,7 @@ from eventsync.postgres.coverage import (
     keep_walk,
     record_coverage,
 )
-from eventsync.postgres.database import Database, Session
+from eventsync.postgres.database import Database, DatabaseAway, Session
 from eventsync.postgres.drift import record_findings
 from eventsync.postgres.record_rows import milliseconds, moment
 from eventsync.postgres.records import EventChange, RecordWriter
@@ -96,6 +96,7 @@ class _Read:
     walk_began_at: datetime
     in_one_go: bool
     latest_ms: int | None = None
+    pages_kept: int = 0  # the number of the last one
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +126,25 @@ class ListReader:
         began_at = self._store.clock()
         read = self._begun(planned, began_at, walk)
         listing = listing_of(planned, self._run.connection.timezone, walk)
+        while True:
+            try:
+                await self._walk(read, listing)
+            except DatabaseAway:  # while a call was booked; what the pages before have cost is not paid twice
+                await hold_while_away(self._store.database.ping)
+                listing = replace(listing, first_page=max(listing.first_page, read.pages_kept))
+            else:
+                break
+        self._note_end(read)
+
+    async def _walk(self, read: _Read, listing: Listing) -> None:
+        kind, began_at = read.planned.kind, read.began_at
         client, purpose = self._run.account.client, self._run.purpose
         async with aclosing(client.pages(listing, read_began_ms=milliseconds(began_at), purpose=purpose)) as pages:
             async for page in pages:
-                read.latest_ms = max([*_positions(page.items, planned.kind), *_known(read.latest_ms)], default=None)
+                read.latest_ms = max([*_positions(page.items, kind), *_known(read.latest_ms)], default=None)
                 place = partial(self._keep_place, read, page)
-                batch = _Batch(page.items, page.rejected, began_at, place, is_listed=True, kind=planned.kind)
-                await self._keep(batch)
-        self._note_end(read)
+                await self._keep(_Batch(page.items, page.rejected, began_at, place, is_listed=True, kind=kind))
+                read.pages_kept = page.number
 
     def _begun(self, planned: PlannedRead, began_at: datetime, walk: Walk | None) -> _Read:
         if walk is None:

@@ -287,6 +287,32 @@ async def test_a_run_goes_on_where_postgres_went_away_during_a_call(
         assert run.counts.appointments_unchanged == 0
 
 
+async def test_an_outage_during_a_call_does_not_let_a_long_list_begin_anew(
+    proxied: tuple[Database, TcpProxy], keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    pool, proxy = proxied
+    async with open_site(pool, keyring, appointments=0) as site:
+        site.sandbox.act_unheard("book_many", count=450, start_ms=site.ms(days=1), every_ms=60_000)
+
+        async def cut() -> None:
+            await proxy.refuse()
+            proxy.cut()
+
+        site.script(LISTS, query={"page": "5"}, after=cut)
+        with capture_logs() as logs:
+            back = asyncio.create_task(let_in_again(proxy, logs))
+            run = await site.sync()
+            await back
+        await require_ended(site, database, run)
+        assert run.counts.appointments_new == 450
+        assert await database.fetchval("SELECT count(*) FROM absence_candidates") == 0
+        lists = site.sandbox.stats.api_calls["GET /api/v1/appointments"]
+        others = (
+            run.metadata["lists_read"] - 3
+        )  # of appointments: all but those of clients, deleted clients and invoices
+        assert lists == others - 1 + 5 + 2  # the page that was lost once more, and the one before it
+
+
 async def test_a_run_that_spends_the_day_stops_says_so_and_the_next_reads_first_what_it_left(
     pool: Database, keyring: Keyring, database: asyncpg.Connection
 ) -> None:
