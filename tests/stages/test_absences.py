@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 
 import asyncpg
@@ -13,19 +12,12 @@ from eventsync.crypto import Keyring
 from eventsync.domain.runs import RunStatus, SyncType
 from eventsync.postgres.database import Database
 from eventsync.sandbox import ApiAnswer
-from eventsync.sandbox.intakeq.records import Appointment
 from eventsync.stages.second_look import MOST_LOOKS
+from stages.absent_rows import LONG_AGO, delete_untold, deleted, hide, ids, looks, waiting
 from stages.sync_site import SyncSite, open_site
 
 LISTS = "/appointments"
 CLIENTS = "/clients"
-LOOKS = "GET /api/v1/appointments/{id}"
-LONG_AGO = -11  # days: the vendor's list of deletions tells of ten
-_VERIFIED = """
-    SELECT a.external_id, v.verified_at FROM appointments a, verification(
-        a.connection_id, 'appointment', a.external_id, a.start_time, greatest(a.source_version, a.seen_at)) v
-    ORDER BY a.external_id
-"""
 
 
 @pytest.fixture
@@ -39,53 +31,6 @@ async def site(pool: Database, keyring: Keyring) -> AsyncIterator[SyncSite]:
         opened.clock.advance(hours=24)
         opened.sandbox.stats.api_calls.clear()
         yield opened
-
-
-@pytest.fixture
-async def crowd(pool: Database, keyring: Keyring) -> AsyncIterator[SyncSite]:
-    """A practice of 300 appointments to come, whose copy is whole, a day ago."""
-    async with open_site(pool, keyring, appointments=0) as opened:
-        opened.clock.advance(days=-LONG_AGO + 1)
-        opened.sandbox.act_unheard("book_many", count=300, start_ms=opened.ms(days=2), every_ms=2 * 3_600_000)
-        opened.clock.advance(hours=1)
-        await opened.sync()
-        opened.clock.advance(hours=24)
-        opened.sandbox.stats.api_calls.clear()
-        yield opened
-
-
-def ids(site: SyncSite, count: int) -> list[str]:
-    """Name the first appointments to come."""
-    rows = sorted(site.practice.appointments.values(), key=lambda a: a.start_ms)
-    return [a.id for a in rows if a.start_ms > site.clock.sandbox.now_ms()][:count]
-
-
-def delete_untold(site: SyncSite, count: int) -> set[str]:
-    """Delete appointments so long ago that no list of the vendor's tells of it any more."""
-    chosen = ids(site, count)
-    site.sandbox.act_unheard("delete_many", ids=chosen, deleted_ms=site.ms(days=LONG_AGO))
-    return set(chosen)
-
-
-def hide(site: SyncSite, appointment_id: str) -> Appointment:
-    """Let the vendor know an appointment no more, without a trace; answer it as it was."""
-    shown = site.practice.appointments[appointment_id]
-    site.practice.put_appointment(replace(shown, deleted_ms=site.ms(days=LONG_AGO)))
-    return shown
-
-
-async def deleted(database: asyncpg.Connection) -> set[str]:
-    rows = await database.fetch("SELECT external_id FROM appointments WHERE deleted_at IS NOT NULL")
-    return {row["external_id"] for row in rows}
-
-
-async def waiting(database: asyncpg.Connection, kind: str = "appointment") -> set[str]:
-    rows = await database.fetch("SELECT external_id FROM absence_candidates WHERE kind = $1", kind)
-    return {row["external_id"] for row in rows}
-
-
-def looks(site: SyncSite) -> int:
-    return site.sandbox.stats.api_calls[LOOKS]
 
 
 async def test_a_row_that_is_missing_once_is_looked_up_and_gone_where_the_vendor_knows_it_no_more(
@@ -226,25 +171,6 @@ async def test_a_deletion_that_the_vendor_lists_is_a_tombstone_without_a_look(
     await site.require_true_copy(database)
 
 
-async def test_more_moved_out_of_the_window_than_a_run_looks_up_are_moved_and_not_deleted(
-    crowd: SyncSite, database: asyncpg.Connection
-) -> None:
-    await crowd.sync(SyncType.AUTOMATED_SWEEP)
-    crowd.clock.advance(hours=1)
-    moved = ids(crowd, MOST_LOOKS + 5)
-    for appointment_id in moved:
-        crowd.sandbox.act_unheard("reschedule", id=appointment_id, start_ms=crowd.ms(days=200))
-    crowd.clock.advance(minutes=10)
-    await crowd.sync()
-    assert len(await waiting(database)) == 5
-    crowd.clock.advance(hours=24)
-    run = await crowd.sync()
-    assert run.status is RunStatus.COMPLETED, run
-    assert await deleted(database) == await waiting(database) == set()
-    assert run.counts.appointments_updated == 5
-    await crowd.require_true_copy(database)
-
-
 async def test_a_look_that_the_vendor_refuses_leaves_the_others_to_be_made(
     site: SyncSite, database: asyncpg.Connection
 ) -> None:
@@ -291,88 +217,6 @@ async def test_deletions_older_than_the_vendor_tells_are_settled_where_no_list_o
     second = await site.sync()
     assert second.status is RunStatus.COMPLETED, second
     assert await deleted(database) == gone
-
-
-async def test_an_empty_answer_where_hundreds_were_deletes_nothing_and_says_what_to_do(
-    crowd: SyncSite, database: asyncpg.Connection
-) -> None:
-    crowd.script(LISTS, query={"deletedOnly": None}, answer=ApiAnswer.EMPTY_LIST, times=None)
-    before = {row["external_id"]: row["verified_at"] for row in await database.fetch(_VERIFIED)}
-    run = await crowd.sync()
-    assert run.status is RunStatus.PARTIAL_SUCCESS, run
-    assert run.error_message is not None
-    assert "--allow-mass-delete" in run.error_message
-    assert run.metadata["errors"][0]["error"] == run.error_message
-    assert run.metadata["appointments_deleted"] == 0
-    assert await deleted(database) == set()
-    assert looks(crowd) == 0
-    after = {row["external_id"]: row["verified_at"] for row in await database.fetch(_VERIFIED)}
-    assert all(after[key] <= before[key] for key in before)  # a list that lacks them does not verify them
-
-
-async def test_after_an_empty_answer_the_next_good_one_settles_everything(
-    crowd: SyncSite, database: asyncpg.Connection
-) -> None:
-    empty = crowd.script(LISTS, query={"deletedOnly": None}, answer=ApiAnswer.EMPTY_LIST, times=None)
-    await crowd.sync()
-    crowd.sandbox.script.remove(empty)
-    crowd.clock.advance(hours=1)
-    run = await crowd.sync()
-    assert run.status is RunStatus.COMPLETED, run
-    assert run.counts.appointments_unchanged == 300
-    assert await waiting(database) == set()
-    assert looks(crowd) == 0
-
-
-async def test_a_mass_delete_that_a_person_allows_is_settled_by_two_runs(
-    crowd: SyncSite, database: asyncpg.Connection
-) -> None:
-    gone = delete_untold(crowd, 200)
-    braked = await crowd.sync()
-    assert braked.status is RunStatus.PARTIAL_SUCCESS
-    assert await deleted(database) == set()
-    for _ in range(2):
-        crowd.clock.advance(hours=1)
-        run = await crowd.sync(allow_mass_delete=True)
-        assert run.status is RunStatus.COMPLETED, run
-    assert await deleted(database) == gone
-    await crowd.require_true_copy(database)
-
-
-async def test_a_mass_delete_takes_two_runs_although_a_person_allows_it(
-    crowd: SyncSite, database: asyncpg.Connection
-) -> None:
-    gone = delete_untold(crowd, 200)
-    await crowd.sync(allow_mass_delete=True)
-    assert len(await deleted(database)) == looks(crowd) == MOST_LOOKS  # each of them looked up
-    crowd.clock.advance(hours=1)
-    await crowd.sync(allow_mass_delete=True)
-    assert await deleted(database) == gone
-
-
-async def test_a_few_of_hundreds_are_no_mass_delete(crowd: SyncSite, database: asyncpg.Connection) -> None:
-    gone = delete_untold(crowd, 15)
-    run = await crowd.sync()
-    assert run.status is RunStatus.COMPLETED, run
-    assert await deleted(database) == gone
-
-
-async def test_an_empty_list_of_clients_deletes_none_of_them(
-    pool: Database, keyring: Keyring, database: asyncpg.Connection
-) -> None:
-    async with open_site(pool, keyring, clients=120, appointments=0) as site:
-        await site.sync()
-        site.clock.advance(hours=24)
-        empty = site.script(CLIENTS, query={"deletedOnly": None}, answer=ApiAnswer.EMPTY_LIST, times=None)
-        run = await site.sync()
-        assert run.status is RunStatus.PARTIAL_SUCCESS, run
-        assert run.error_message is not None
-        assert run.error_message.startswith("120 of 120 patients were not listed")
-        assert await database.fetchval("SELECT count(*) FROM patient_identities WHERE deleted_at IS NOT NULL") == 0
-        site.sandbox.script.remove(empty)
-        site.clock.advance(hours=1)
-        assert (await site.sync()).status is RunStatus.COMPLETED
-        await site.require_true_copy(database)
 
 
 async def test_clients_deleted_long_ago_are_gone_with_their_second_witness(

@@ -124,6 +124,83 @@ async def test_a_webhook_that_is_older_than_the_page_changes_nothing(
     await site.require_true_copy(database)
 
 
+async def test_an_appointment_without_client_and_a_client_without_name_are_kept(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    alone = site.sandbox.act_unheard("book", without_client=True, start_ms=site.ms(days=3)).record_id
+    nameless = site.sandbox.act_unheard("add_client", nameless=True, email=None).record_id
+    run = await site.sync()
+    assert run.status is RunStatus.COMPLETED, run
+    assert run.counts.appointments_errors == 0
+    row = await database.fetchrow("SELECT * FROM appointments WHERE external_id = $1", alone)
+    assert row is not None
+    assert (row["client_external_id"], row["patient_id"]) == (None, None)
+    patient = await database.fetchrow("SELECT * FROM patients WHERE intakeq_client_id = $1", nameless)
+    assert patient is not None
+    assert (patient["first_name"], patient["last_name"]) == ("Unknown", "Unknown")
+
+
+async def test_two_clients_with_one_email_stay_two_patients_with_their_own_appointments(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    pair = [site.sandbox.act_unheard("add_client", email="shared@example.test").record_id for _ in range(2)]
+    booked = {
+        client: site.sandbox.act_unheard("book", client_id=int(client), start_ms=site.ms(days=3)).record_id
+        for client in pair
+    }
+    await site.sync()
+    rows = await database.fetch("SELECT id, intakeq_client_id FROM patients WHERE email = 'shared@example.test'")
+    patients = {row["intakeq_client_id"]: row["id"] for row in rows}
+    assert set(patients) == set(pair)
+    for client, appointment in booked.items():
+        held = await database.fetchval("SELECT patient_id FROM appointments WHERE external_id = $1", appointment)
+        assert held == patients[client]
+
+
+async def test_an_email_that_changes_stays_with_the_client_whom_the_number_names(
+    site: SyncSite, database: asyncpg.Connection
+) -> None:
+    await site.sync()
+    site.clock.advance(hours=24)
+    client_id = next(iter(site.practice.clients))
+    before = await database.fetchrow("SELECT * FROM patients WHERE intakeq_client_id = $1", str(client_id))
+    site.sandbox.act_unheard("edit_client", client_id=client_id, email="moved@example.test")
+    site.clock.advance(minutes=10)
+    run = await site.sync(SyncType.AUTOMATED_SWEEP)
+    assert run.status is RunStatus.COMPLETED, run
+    after = await database.fetchrow("SELECT * FROM patients WHERE intakeq_client_id = $1", str(client_id))
+    assert before is not None
+    assert after is not None
+    assert (after["id"], after["email"]) == (before["id"], "moved@example.test")
+    assert await database.fetchval("SELECT count(*) FROM patients") == 20
+    await site.require_true_copy(database)
+
+
+async def test_a_practice_without_appointments_is_read_and_found_empty(
+    pool: Database, keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    async with open_site(pool, keyring, clients=3, appointments=0) as site:
+        for sync_type in (SyncType.AUTOMATED_DAILY, SyncType.AUTOMATED_SWEEP, SyncType.AUTOMATED_DAILY):
+            run = await site.sync(sync_type)
+            assert run.status is RunStatus.COMPLETED, run
+            assert run.counts.appointments_new == run.counts.appointments_unchanged == 0
+            site.clock.advance(hours=1)
+        await site.require_true_copy(database)
+
+
+async def test_a_practice_without_clients_is_read_and_found_empty(
+    pool: Database, keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    async with open_site(pool, keyring, clients=1, appointments=0) as site:
+        site.sandbox.act_unheard("delete_clients", count=1, deleted_ms=site.ms(days=-30))
+        for sync_type in (SyncType.AUTOMATED_DAILY, SyncType.AUTOMATED_SWEEP, SyncType.AUTOMATED_DAILY):
+            run = await site.sync(sync_type)
+            assert run.status is RunStatus.COMPLETED, run
+            assert run.metadata["totalPatients"] == run.metadata["newPatientsDiscovered"] == 0
+            site.clock.advance(hours=1)
+        assert await database.fetchval("SELECT count(*) FROM patient_identities WHERE deleted_at IS NULL") == 0
+
+
 @dataclass
 class ZonedVendor:
     """Stands before the pretend practice, and filters its appointments by whole days of a zone instead of UTC's."""
