@@ -19,6 +19,7 @@ from eventsync.domain.connections import ConnectionId
 from eventsync.postgres.database import Database
 from eventsync.postgres.embedded import EmbeddedPostgres
 from eventsync.postgres.migrations import migrate
+from servers.places import fast_folder
 from servers.postgres import SPEED_SETTINGS, DatabaseServer
 from servers.proxy import TcpProxy
 from servers.rabbitmq import MISSING, RabbitServer, find_rabbitmq
@@ -58,17 +59,15 @@ def data_dir() -> Iterator[Path]:
 def postgres_server() -> Iterator[DatabaseServer]:
     """One PostgreSQL for the session: the wheel's, or the one in EVENTSYNC_TEST_POSTGRES_BIN."""
     chosen = os.environ.get("EVENTSYNC_TEST_POSTGRES_BIN")
-    parent = Path(tempfile.mkdtemp(prefix="evs-"))
-    parent.chmod(0o711)
-    embedded = EmbeddedPostgres(parent / "data", Path(chosen) if chosen else None, SPEED_SETTINGS)
-    running = asyncio.run(embedded.start())
-    server = DatabaseServer(running.url)
-    try:
-        asyncio.run(server.prepare_template(migrate))
-        yield server
-    finally:
-        asyncio.run(running.stop())
-        shutil.rmtree(parent)
+    with fast_folder() as parent:
+        embedded = EmbeddedPostgres(parent / "data", Path(chosen) if chosen else None, SPEED_SETTINGS)
+        running = asyncio.run(embedded.start())
+        server = DatabaseServer(running.url)
+        try:
+            asyncio.run(server.prepare_template(migrate))
+            yield server
+        finally:
+            asyncio.run(running.stop())
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-# Only for the shared server of the tests: a power failure may cost its databases, which nobody needs.
+# Only for the shared server of the tests: a power failure may cost its databases, which nobody needs; its write-ahead
+# log is kept short, since it may lie in memory.
 SPEED_SETTINGS: Mapping[str, str] = MappingProxyType(
-    {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
+    {"fsync": "off", "full_page_writes": "off", "max_wal_size": "128MB", "max_connections": "300"}
 )
 _TEMPLATE = "template_migrated"
 _CONNECT_TIMEOUT_S = 10
