@@ -49,7 +49,7 @@ class RunReport:
         warnings = course.warnings + await self._unknown_practitioners(reads)
         await self._plan_next_sweep(reads, today)
         errors = _errors(reads, course, patients)
-        status = _status(reads, course, has_errors=bool(errors))
+        status = _status(reads, course, has_errors=bool(errors) or counts.appointments_errors > 0)
         why = course.stopped_because or (errors[0]["error"] if errors else None)
         metadata = {
             "totalPatients": patients.affiliated,

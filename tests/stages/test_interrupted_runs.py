@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from datetime import datetime
 from uuid import uuid4
 
@@ -135,6 +135,19 @@ async def test_a_run_that_is_given_back_is_not_read_from_its_beginning_again(
     assert run.attempts == 1
     assert (run.counts.appointments_new, run.counts.appointments_unchanged) == (0, 60)
     assert site.calls - calls <= cost - 2  # what proves nothing alone is read again, the other windows are not
+
+
+async def test_an_unreadable_row_that_the_first_worker_met_is_an_error_of_the_run(
+    site: SyncSite,
+) -> None:
+    await site.sync()
+    site.clock.advance(hours=1)
+    soonest = min((a for a in site.practice.appointments.values() if a.start_ms > site.ms()), key=lambda a: a.start_ms)
+    site.practice.put_appointment(replace(soonest, price=1e15))  # in the window that is read first
+    await kill_at(site, await site.lease(), 7)
+    run = await site.carry_out(await site.lease_again())
+    assert run.status is RunStatus.PARTIAL_SUCCESS, run
+    assert run.counts.appointments_errors == 1
 
 
 @pytest.mark.parametrize("times", [1, 2])
