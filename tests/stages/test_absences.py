@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import asyncpg
 import pytest
@@ -23,7 +23,8 @@ CLIENTS = "/clients"
 @pytest.fixture
 async def site(pool: Database, keyring: Keyring) -> AsyncIterator[SyncSite]:
     """A practice of 60 appointments in the next weeks, whose copy is whole, a day ago."""
-    async with open_site(pool, keyring, appointments=0) as opened:
+    noon = datetime.combine(datetime.now(UTC).date(), time(18), UTC) + timedelta(days=LONG_AGO - 2)
+    async with open_site(pool, keyring, appointments=0, noon=noon) as opened:
         opened.clock.advance(days=-LONG_AGO + 1)  # deletions long ago must not be older than the practice
         opened.sandbox.act_unheard("book_many", count=60, start_ms=opened.ms(days=1), every_ms=6 * 3_600_000)
         opened.clock.advance(hours=1)
