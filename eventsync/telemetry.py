@@ -96,6 +96,12 @@ class Metrics:
             ["organization", "kind", "quantile"],
             registry=registry,
         )
+        self.runs_ended = Counter(
+            "eventsync_runs_ended",
+            "Runs of syncs that came to an end, by their type and status",
+            ["sync_type", "status"],
+            registry=registry,
+        )
         self.drift_found = Counter(
             "eventsync_drift_found",
             "Records that a sweep found wrong, by the webhook that should have told of it (`none`: there is none)",

@@ -131,7 +131,11 @@ def _deletions(knowledge: Knowledge, kind: RecordKind, now: datetime, rules: Rea
 
 
 def _resumed_from(cursor: Cursor | None, *, otherwise: datetime, not_before: datetime) -> datetime:
-    return otherwise if cursor is None else max(cursor.covered_until - OVERLAP, not_before)
+    """Go on where the last list ended: by the vendor's own clock where it told a time, since ours may be ahead."""
+    if cursor is None:
+        return otherwise
+    followed_until = min(cursor.covered_until, cursor.last_modified or cursor.covered_until)
+    return max(followed_until - OVERLAP, not_before)
 
 
 def _clients_verified_on(covered: tuple[Covered, ...]) -> date:

@@ -25,7 +25,7 @@ from eventsync.postgres.runs import RunLease, RunLost, Runs
 from eventsync.stages.cancellation import finish_before_cancel
 from eventsync.stages.heartbeat import Heartbeat, Stopped
 from eventsync.stages.holding import hold_while_away
-from eventsync.telemetry import origin_of
+from eventsync.telemetry import Metrics, origin_of
 
 T = TypeVar("T")
 
@@ -57,6 +57,7 @@ class SyncWorker:
         listener: Listener,
         clock: Clock,
         *,
+        metrics: Metrics | None = None,
         at_once: int = 2,
         lease_s: float = 60.0,
         heartbeat_s: float = 10.0,
@@ -65,6 +66,7 @@ class SyncWorker:
         self._carriers = carriers
         self._listener = listener
         self._clock = clock
+        self._metrics = metrics
         self._at_once = at_once
         self._lease = timedelta(seconds=lease_s)
         self._heartbeat = Heartbeat(runs, clock, lease_s=lease_s, interval_s=heartbeat_s)
@@ -127,6 +129,7 @@ class SyncWorker:
             return False
         for run in rescued:
             _log.warning("run_rescued", **_named(run), status=run.status.value, attempts=run.attempts)
+            self._count(run)
         return True
 
     async def _carry_out_in(self, places: asyncio.Semaphore, lease: RunLease) -> None:
@@ -190,6 +193,7 @@ class SyncWorker:
             ended = await self._ended(lease, await self._told(lease, end))
         finally:
             self._ends_to_write -= 1
+        self._count(ended)
         _log.info(
             "run_ended",
             **_named(ended),
@@ -198,6 +202,10 @@ class SyncWorker:
             **asdict(ended.counts),
         )
         return ended
+
+    def _count(self, run: Run) -> None:
+        if self._metrics is not None and not run.status.is_active:
+            self._metrics.runs_ended.labels(sync_type=run.sync_type.value, status=run.status.value).inc()
 
     async def _told(self, lease: RunLease, end: RunEnd | Stopped) -> RunEnd:
         match end:

@@ -29,4 +29,6 @@ def make_sync_worker(process: Process, directory: ConnectionDirectory) -> Worker
 
     store = make_store(process.database, process.options.keyring, process.metrics, process.clock)
     carriers = make_carriers(store, directory, process.vendors, open_account)
-    return SyncWorker(store.runs, carriers, process.listener, process.clock, at_once=_RUNS_AT_ONCE)
+    return SyncWorker(
+        store.runs, carriers, process.listener, process.clock, metrics=process.metrics, at_once=_RUNS_AT_ONCE
+    )

@@ -69,7 +69,14 @@ class Desk:
     def worker(self, *, lease_s: float = 60.0, heartbeat_s: float = NEVER_S, at_once: int = 2) -> SyncWorker:
         carriers = dict.fromkeys((LONG, SHORT, BULK), self.carrier)
         return SyncWorker(
-            self.runs, carriers, self.listener, self.clock, at_once=at_once, lease_s=lease_s, heartbeat_s=heartbeat_s
+            self.runs,
+            carriers,
+            self.listener,
+            self.clock,
+            metrics=self.metrics,
+            at_once=at_once,
+            lease_s=lease_s,
+            heartbeat_s=heartbeat_s,
         )
 
     async def ask(self, sync_type: SyncType = SHORT, connection: int = 0) -> Run:

@@ -36,6 +36,13 @@ async def test_a_run_is_carried_out_and_ended_as_its_carrier_says(desk: Desk) ->
     assert (logs[1]["status"], logs[1]["appointments_new"], logs[1]["duration_ms"]) == ("completed", 2, 0)
 
 
+async def test_ended_runs_are_counted_by_type_and_status(desk: Desk) -> None:
+    await desk.ask(SHORT)
+    await desk.worker().run_once()
+    labels = {"sync_type": SHORT.value, "status": "completed"}
+    assert desk.metrics.registry.get_sample_value("eventsync_runs_ended_total", labels) == 1
+
+
 async def test_where_no_run_waits_nothing_is_done(desk: Desk) -> None:
     assert await desk.worker().run_once() is None
     assert desk.carrier.leases == []

@@ -19,6 +19,7 @@ TODAY = date(2026, 3, 2)
 NOW = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
+TEN_MINUTES = timedelta(minutes=10)
 APPOINTMENT, PATIENT = RecordKind.APPOINTMENT, RecordKind.PATIENT
 
 DAYS = st.dates(date(2026, 1, 1), date(2027, 12, 31))
@@ -272,12 +273,22 @@ def test_deletions_are_told_since_the_last_list_but_for_no_longer_than_the_vendo
     assert (clients.since, clients.expected_calls) == (NOW - 10 * DAY + HOUR, 1)
 
 
+def test_changes_are_read_from_the_vendors_own_last_time_where_our_clock_was_ahead_of_it() -> None:
+    ahead = Cursor(NOW - 9 * DAY, NOW - HOUR, last_modified=NOW - 5 * HOUR)
+    behind = Cursor(NOW - 9 * DAY, NOW - HOUR, last_modified=NOW + 5 * HOUR)
+    quiet = Cursor(NOW - 90 * DAY, NOW - HOUR, last_modified=NOW - 60 * DAY)
+    since = [
+        changes_plan(Knowledge(changed={APPOINTMENT: cursor}), TODAY, NOW)[0].since for cursor in (ahead, behind, quiet)
+    ]
+    assert since == [NOW - 5 * HOUR - TEN_MINUTES, NOW - HOUR - TEN_MINUTES, NOW - 7 * DAY]
+
+
 def test_changes_are_read_since_the_last_list_with_an_overlap() -> None:
     cursors = {APPOINTMENT: Cursor(NOW - 9 * DAY, NOW - HOUR), PATIENT: Cursor(NOW - 90 * DAY, NOW - 60 * DAY)}
     deleted = {PATIENT: Cursor(NOW - DAY, NOW - HOUR)}
     appointments, gone, clients = changes_plan(Knowledge(changed=cursors, deleted=deleted), TODAY, NOW)
     assert (appointments.kind, appointments.covers) == (APPOINTMENT, Covers.CHANGES)
-    assert appointments.since == NOW - HOUR - timedelta(minutes=10)
+    assert appointments.since == NOW - HOUR - TEN_MINUTES
     assert (gone.kind, gone.covers) == (APPOINTMENT, Covers.DELETIONS)
     assert (clients.kind, clients.covers, clients.since) == (PATIENT, Covers.CHANGES, NOW - 7 * DAY)
 
