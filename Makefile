@@ -14,7 +14,7 @@ PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.1
 
 help:
 	@echo "make run      everything in one process, with a pretend practice that sends webhooks (Ctrl-C ends it)"
-	@echo "make test     all tests, in sizes that take under ten minutes"
+	@echo "make test     all tests, in sizes that take under ten minutes on two cores; with ARGS, pytest with these"
 	@echo "make prove    all tests, in full sizes"
 	@echo "make simulate SEED=7  one seed of the simulation, or several (SEED=1-5000)"
 	@echo "make check    lint, types, import contract"
@@ -27,13 +27,11 @@ run: $(VENV)/.installed
 
 install: $(VENV)/.installed
 
-# Everything on the wheel's PostgreSQL, then what speaks SQL once more on the oldest one that is installed.
+# Everything on the wheel's PostgreSQL, and what speaks SQL once more on the oldest one that is installed, two processes
+# at a time. With ARGS, one pytest that is given these.
 test: $(VENV)/.installed-dev
 	tests/install-services
-	$(BIN)/python -m pytest $(ARGS)
-	@oldest="$$(tests/oldest-postgres)"; if [ -n "$$oldest" ] && [ -z "$(ARGS)" ]; then \
-		echo "once more on the PostgreSQL in $$oldest"; \
-		EVENTSYNC_TEST_POSTGRES_BIN="$$oldest" $(BIN)/python -m pytest tests/postgres tests/stages -m "not rabbitmq"; fi
+	$(BIN)/python $(if $(strip $(ARGS)),-m pytest $(ARGS),tests/run_all.py)
 
 prove: $(VENV)/.installed-dev
 	tests/install-services
