@@ -38,18 +38,6 @@ def proved_by(days: DaysRead) -> tuple[Proved, ...]:
     return (Proved(start, end, days.began_at),) if start < end else ()
 
 
-def proved_between(days: DaysRead, others: Iterable[DaysRead]) -> tuple[Proved, ...]:
-    """Tell what a list proves together with its neighbours, beyond what each proves alone."""
-    proved = []
-    for other in others:
-        began_at = min(days.began_at, other.began_at)
-        if other.last + _DAY == days.first:
-            proved.append(Proved(_midnight(other.last), _midnight(days.first + _DAY), began_at))
-        if days.last + _DAY == other.first:
-            proved.append(Proved(_midnight(days.last), _midnight(other.first + _DAY), began_at))
-    return tuple(proved)
-
-
 def joined(lists: Iterable[DaysRead]) -> tuple[Proved, ...]:
     """Tell what lists prove together, each run of neighbouring days as one, as of its earliest read."""
     runs: list[DaysRead] = []

@@ -26,6 +26,7 @@ from eventsync.stages.reading import ListReader, RunReads
 MOST_LOOKS = 20  # single reads a run; what is left waits for the next run's lists, which cost nothing more
 _LEAST_BRAKED = 20
 _MOST_MISSING_SHARE = 0.1
+_MOST_BELIEVED_SHARE = 0.5
 
 
 class SecondLook:
@@ -77,14 +78,23 @@ class SecondLook:
         if len(shortfall.missing) > most and not self._allow_mass_delete:
             self._run.tally.error(_braked(shortfall))
             return []
-        began_before = self._run.lease.run.started_at
-        twice = [entry for entry in shortfall.missing if _was_missed_before(entry, began_before)]
+        twice = self._missed_twice(shortfall)
         await self._conclude(shortfall, await self._unmoved(shortfall, twice))
-        once = [entry for entry in shortfall.missing if not _was_missed_before(entry, began_before)]
+        once = [entry for entry in shortfall.missing if entry not in twice]
         ids = [entry.external_id for entry in once]
         await self._absences.remember(self._run.connection.id, shortfall.kind, ids, shortfall.window.began_at)
         waiting = await self._look(shortfall, once)
         return [_waiting(shortfall.kind, waiting)] if waiting else []
+
+    def _missed_twice(self, shortfall: Shortfall) -> list[Missing]:
+        """Choose those that an earlier run's list lacked as well, of which these two lists may decide.
+
+        Where a list lacks half of the little that is held it is no witness: of each record the vendor itself is asked.
+        """
+        if len(shortfall.missing) > shortfall.held * _MOST_BELIEVED_SHARE and not self._allow_mass_delete:
+            return []
+        began_before = self._run.lease.run.started_at
+        return [entry for entry in shortfall.missing if _was_missed_before(entry, began_before)]
 
     async def _unmoved(self, shortfall: Shortfall, missing: Sequence[Missing]) -> list[Missing]:
         """Leave out what was moved out of the window: the list of changes tells, as far as it is followed at all.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -96,7 +97,10 @@ class VendorHttp:
         try:
             status, answer_headers, body = await self._exchange(url, params, headers)
         finally:
-            await self._budget.finish(reservation)
+            with suppress(
+                Transient
+            ):  # the answer was paid for; without this note the call counts until it must have ended
+                await self._budget.finish(reservation)
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             raise await self._refused(answer_headers)
         self._refusals_in_a_row = 0

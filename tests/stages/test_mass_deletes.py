@@ -101,6 +101,35 @@ async def test_a_few_of_hundreds_are_no_mass_delete(crowd: SyncSite, database: a
     assert await deleted(database) == gone
 
 
+async def test_of_the_little_that_a_small_practice_holds_two_empty_lists_delete_nothing(
+    pool: Database, keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    async with open_site(pool, keyring, appointments=0) as site:
+        site.sandbox.act_unheard("book_many", count=12, start_ms=site.ms(days=2), every_ms=2 * 3_600_000)
+        site.clock.advance(hours=1)
+        await site.sync()
+        site.script(LISTS, query={"deletedOnly": None}, answer=ApiAnswer.EMPTY_LIST, times=None)
+        site.script("/appointments/{id}", answer=ApiAnswer.HTML, status=503, times=None)
+        for _ in range(3):
+            site.clock.advance(days=1)
+            await site.sync()
+        assert await deleted(database) == set()
+        assert len(await waiting(database)) == 12
+
+
+async def test_of_a_small_practice_whose_appointments_are_all_gone_each_is_asked_for(
+    pool: Database, keyring: Keyring, database: asyncpg.Connection
+) -> None:
+    async with open_site(pool, keyring, appointments=0) as site:
+        site.sandbox.act_unheard("book_many", count=12, start_ms=site.ms(days=2), every_ms=2 * 3_600_000)
+        site.clock.advance(hours=1)
+        await site.sync()
+        site.clock.advance(days=1)
+        gone = delete_untold(site, 12)
+        await site.sync()
+        assert await deleted(database) == set(gone)
+
+
 async def test_an_empty_list_of_clients_deletes_none_of_them(
     pool: Database, keyring: Keyring, database: asyncpg.Connection
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from eventsync.domain.errors import EventsyncError, Misconfigured, Rejected, Transient
-from eventsync.vendorkit.budget import Purpose
+from eventsync.vendorkit.budget import Purpose, ReservationId
 from eventsync.vendorkit.http import NotFound, RateLimited, VendorHttp
 from unit.vendor_server import Answer, NotingBudget, vendor_server
 
@@ -77,6 +77,18 @@ async def test_each_call_is_reserved_before_it_is_made_and_finished_after() -> N
     async with calling(answer, budget) as get:
         await get()
     assert budget.log == ["reserve sweep", "called", "finish 1"]
+
+
+async def test_an_answer_that_was_paid_for_is_kept_although_the_ledger_is_away() -> None:
+    class AwayAfterTheCall(NotingBudget):
+        async def finish(self, reservation: ReservationId) -> None:
+            await super().finish(reservation)
+            raise Transient("PostgreSQL is away or busy")
+
+    budget = AwayAfterTheCall()
+    async with calling(answering(200, "[1]"), budget) as get:
+        assert await get() == [1]
+    assert budget.log == ["reserve sweep", "finish 1"]
 
 
 async def test_no_call_is_made_once_the_budget_is_spent() -> None:

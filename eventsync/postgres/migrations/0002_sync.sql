@@ -47,7 +47,7 @@ CREATE UNIQUE INDEX sync_logs_waiting ON sync_logs (connection_id, sync_type, or
 CREATE UNIQUE INDEX sync_logs_of_one_patient ON sync_logs (connection_id, patient_id)
     WHERE status IN ('starting', 'running') AND lane = 'patient';
 CREATE UNIQUE INDEX sync_logs_due ON sync_logs (connection_id, sync_type, due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX sync_logs_unfinished ON sync_logs (created_at) WHERE status IN ('starting', 'running');
+CREATE INDEX sync_logs_unfinished ON sync_logs (connection_id) WHERE status IN ('starting', 'running');
 CREATE INDEX sync_logs_recent ON sync_logs (started_at DESC);
 CREATE INDEX sync_logs_of_type ON sync_logs (sync_type, started_at DESC);
 CREATE INDEX sync_logs_of_connection ON sync_logs (connection_id, started_at DESC);

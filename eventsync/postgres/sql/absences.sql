@@ -1,4 +1,6 @@
 -- Records that complete lists lacked: found, remembered until a second look, forgotten when they were seen.
+-- What was listed can be tens of thousands of ids. IN (SELECT unnest(...)) hashes them in every plan; = ANY(...) does not
+-- in one that is made for any arguments, and would compare each row with each id.
 
 -- name: find_missing_appointments
 -- Living appointments that would still lie in the window, were not listed, and are older than the read by the margin.
@@ -9,7 +11,7 @@ LEFT JOIN absence_candidates c
     ON c.connection_id = a.connection_id AND c.kind = 'appointment' AND c.external_id = a.external_id
 WHERE a.connection_id = $1 AND a.start_time >= $2 AND a.start_time < $3 AND a.deleted_at IS NULL
   AND a.source_version < $4::timestamptz - make_interval(secs => $5)
-  AND coalesce(a.seen_at, '-infinity') < $4 AND NOT a.external_id = ANY($6::text[])
+  AND coalesce(a.seen_at, '-infinity') < $4 AND a.external_id NOT IN (SELECT unnest($6::text[]))
 ORDER BY abs(extract(epoch FROM a.start_time - $4)), a.external_id;
 
 -- name: count_appointments
@@ -24,7 +26,7 @@ LEFT JOIN absence_candidates c
     ON c.connection_id = i.connection_id AND c.kind = 'patient' AND c.external_id = i.external_id
 WHERE i.connection_id = $1 AND i.deleted_at IS NULL AND substr(i.version, 1, 1) = '\x01'
   AND i.source_version < $2::timestamptz - make_interval(secs => $3)
-  AND coalesce(i.seen_at, '-infinity') < $2 AND NOT i.external_id = ANY($4::text[])
+  AND coalesce(i.seen_at, '-infinity') < $2 AND i.external_id NOT IN (SELECT unnest($4::text[]))
 ORDER BY i.external_id;
 
 -- name: count_clients
@@ -38,7 +40,7 @@ SELECT a.connection_id, 'appointment', a.external_id, $4
 FROM appointments a
 WHERE a.connection_id = $1 AND a.start_time >= $2 AND a.start_time < $3 AND a.deleted_at IS NULL
   AND a.source_version < $4::timestamptz - make_interval(secs => $5)
-  AND coalesce(a.seen_at, '-infinity') < $4 AND NOT a.external_id = ANY($6::text[])
+  AND coalesce(a.seen_at, '-infinity') < $4 AND a.external_id NOT IN (SELECT unnest($6::text[]))
 ORDER BY a.external_id
 ON CONFLICT DO NOTHING;
 
@@ -48,7 +50,7 @@ SELECT i.connection_id, 'patient', i.external_id, $2
 FROM patient_identities i
 WHERE i.connection_id = $1 AND i.deleted_at IS NULL AND substr(i.version, 1, 1) = '\x01'
   AND i.source_version < $2::timestamptz - make_interval(secs => $3)
-  AND coalesce(i.seen_at, '-infinity') < $2 AND NOT i.external_id = ANY($4::text[])
+  AND coalesce(i.seen_at, '-infinity') < $2 AND i.external_id NOT IN (SELECT unnest($4::text[]))
 ORDER BY i.external_id
 ON CONFLICT DO NOTHING;
 

@@ -31,23 +31,29 @@ WHERE l.connection_id = $1 AND l.external_id = ANY($2::text[])
   AND ((l.ended_at IS NULL AND l.patient_id <> $3) OR (l.patient_id = $3 AND l.ended_because = 'undone'));
 
 -- name: find_of_others
-SELECT external_id FROM appointments
-WHERE connection_id = $1 AND external_id = ANY($2::text[])
-  AND client_external_id IS NOT NULL AND client_external_id <> ALL($3::text[]);
+SELECT a.external_id FROM unnest($2::text[]) listed(external_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM appointments WHERE connection_id = $1 AND external_id = listed.external_id LIMIT 1
+) a
+WHERE a.client_external_id IS NOT NULL AND a.client_external_id <> ALL($3::text[]);
 
 -- name: find_unlisted
-SELECT external_id FROM appointments
-WHERE connection_id = $1 AND client_external_id = ANY($2::text[]) AND deleted_at IS NULL
-  AND start_time >= $3 AND start_time < $4 AND external_id <> ALL($5::text[])
-ORDER BY external_id;
+SELECT a.external_id FROM unnest($2::text[]) client(external_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM appointments WHERE connection_id = $1 AND client_external_id = client.external_id OFFSET 0
+) a
+WHERE a.deleted_at IS NULL AND a.start_time >= $3 AND a.start_time < $4 AND a.external_id <> ALL($5::text[])
+ORDER BY a.external_id;
 
 -- name: suspect
 -- A row that changed as the list was read, or shortly before, may have been missing from it only for that.
 INSERT INTO absence_candidates (connection_id, kind, external_id, first_missed_at)
 SELECT a.connection_id, 'appointment', a.external_id, $3
-FROM appointments a
-WHERE a.connection_id = $1 AND a.external_id = ANY($2::text[]) AND a.deleted_at IS NULL
-  AND a.source_version < $3::timestamptz - interval '5 minutes' AND (a.seen_at IS NULL OR a.seen_at < $3)
+FROM unnest($2::text[]) unlisted(external_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM appointments WHERE connection_id = $1 AND external_id = unlisted.external_id LIMIT 1
+) a
+WHERE a.deleted_at IS NULL AND a.source_version < $3::timestamptz - interval '5 minutes' AND (a.seen_at IS NULL OR a.seen_at < $3)
 ORDER BY a.external_id
 ON CONFLICT DO NOTHING;
 

@@ -7,10 +7,13 @@ SELECT pg_advisory_xact_lock(hashtextextended('eventsync:runs:' || $1::uuid::tex
 -- name: find_standing
 -- What already answers such a request: a run that has not ended yet, or the one that answered the schedule's same time.
 -- A patient is read once, whoever of those that follow them asked first.
-SELECT * FROM sync_logs
-WHERE connection_id = $1 AND sync_type = $2
-  AND (due_at = $5 OR (status IN ('starting', 'running') AND patient_id IS NOT DISTINCT FROM $4
-                       AND (patient_id IS NOT NULL OR organization_id IS NOT DISTINCT FROM $3)))
+SELECT * FROM (
+    SELECT * FROM sync_logs WHERE connection_id = $1 AND sync_type = $2 AND due_at = $5
+    UNION ALL
+    SELECT * FROM sync_logs
+    WHERE connection_id = $1 AND status IN ('starting', 'running') AND sync_type = $2
+      AND patient_id IS NOT DISTINCT FROM $4 AND (patient_id IS NOT NULL OR organization_id IS NOT DISTINCT FROM $3)
+) s
 ORDER BY due_at = $5 DESC NULLS LAST, created_at DESC LIMIT 1;
 
 -- name: answer_schedule

@@ -4,8 +4,14 @@
 -- Unlike what the list said when the record was last read; or never listed before, and not held as the list has it.
 SELECT s.external_id, s.fingerprint
 FROM unnest($3::text[], $4::text[], $5::bytea[], $6::boolean[]) AS s(external_id, status, fingerprint, is_finished)
-LEFT JOIN summary_fingerprints f ON f.connection_id = $1 AND f.kind = $2 AND f.external_id = s.external_id
-LEFT JOIN documents d ON d.connection_id = $1 AND d.kind = $2 AND d.external_id = s.external_id
+LEFT JOIN LATERAL (
+    SELECT fingerprint FROM summary_fingerprints WHERE connection_id = $1 AND kind = $2 AND external_id = s.external_id
+    LIMIT 1
+) f ON true
+LEFT JOIN LATERAL (
+    SELECT id, status, deleted_at FROM documents WHERE connection_id = $1 AND kind = $2 AND external_id = s.external_id
+    LIMIT 1
+) d ON true
 WHERE CASE WHEN f.fingerprint IS NOT NULL THEN f.fingerprint <> s.fingerprint AND (s.is_finished OR d.id IS NOT NULL)
            WHEN d.id IS NULL THEN s.is_finished
            ELSE d.status IS DISTINCT FROM s.status OR d.deleted_at IS NOT NULL END
@@ -13,7 +19,10 @@ ORDER BY s.external_id;
 
 -- name: remember
 INSERT INTO summary_fingerprints (connection_id, kind, external_id, fingerprint)
-SELECT $1, $2, s.external_id, s.fingerprint FROM unnest($3::text[], $4::bytea[]) AS s(external_id, fingerprint)
+-- A page that names a record twice is kept as it names it last. In the order of their key, so that none wait in a circle.
+SELECT DISTINCT ON (s.external_id) $1::uuid, $2::text, s.external_id, s.fingerprint
+FROM unnest($3::text[], $4::bytea[]) WITH ORDINALITY AS s(external_id, fingerprint, place)
+ORDER BY s.external_id, s.place DESC
 ON CONFLICT (connection_id, kind, external_id) DO UPDATE SET fingerprint = excluded.fingerprint
 WHERE summary_fingerprints.fingerprint <> excluded.fingerprint;
 

@@ -35,12 +35,29 @@ SELECT count(*) AS total, count(*) FILTER (WHERE status IN ('completed', 'partia
        count(*) FILTER (WHERE status = 'failed') AS failed, max(started_at) AS last_at,
        max(completed_at) FILTER (WHERE status IN ('completed', 'partial_success')) AS last_successful_at,
        (avg(duration_ms) FILTER (WHERE status IN ('completed', 'partial_success')) / 1000)::float8 AS average_duration_s
-FROM sync_logs
-WHERE organization_id = $1 OR connection_id = ANY(ARRAY(SELECT id FROM connections WHERE organization_id = $1));
+FROM (
+    SELECT status, started_at, completed_at, duration_ms FROM sync_logs WHERE organization_id = $1
+    UNION ALL
+    SELECT s.status, s.started_at, s.completed_at, s.duration_ms
+    FROM connections c JOIN sync_logs s ON s.connection_id = c.id
+    WHERE c.organization_id = $1 AND s.organization_id IS DISTINCT FROM $1
+) of_organization;
 
 -- name: list_latest
+-- The latest of each connection and of all that it asked for, few of which are then the latest: in the order of indexes.
 SELECT id, sync_type, status, started_at, completed_at, patients_processed, patients_failed, appointments_new,
        appointments_updated, appointments_unchanged, appointments_errors
 FROM sync_logs
-WHERE organization_id = $1 OR connection_id = ANY(ARRAY(SELECT id FROM connections WHERE organization_id = $1))
-ORDER BY started_at DESC, id LIMIT $2;
+WHERE id = ANY(ARRAY(
+    SELECT l.id FROM (
+        (SELECT id, started_at FROM sync_logs WHERE organization_id = $1 ORDER BY started_at DESC, id LIMIT $2)
+        UNION
+        SELECT s.id, s.started_at FROM connections c
+        CROSS JOIN LATERAL (
+            SELECT id, started_at FROM sync_logs WHERE connection_id = c.id ORDER BY started_at DESC, id LIMIT $2
+        ) s
+        WHERE c.organization_id = $1
+    ) l
+    ORDER BY l.started_at DESC, l.id LIMIT $2
+))
+ORDER BY started_at DESC, id;
