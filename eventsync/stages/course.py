@@ -22,6 +22,7 @@ from eventsync.vendorkit.vendor import Vendor
 FETCH_FAILED = "Failed to fetch from PracticeQ"
 _FIRST_INVOICES = timedelta(days=7)  # of a new connection: what changed before is older than its webhooks
 OUT_OF_CALLS = (BudgetSpent, RateLimited)  # nothing is wrong: the run stops, and the next one goes on
+_LEAST_OF_THE_DAY = 10  # a tenth is the daily run's, however little the plan leaves it
 _FULL = frozenset({SyncType.AUTOMATED_DAILY, SyncType.BACKFILL})
 
 
@@ -79,15 +80,21 @@ async def plan_lists(
     return changes_plan(knowledge, today, now, spare_calls=day.near_check if with_near else 0, rules=rules)
 
 
-async def most_calls(coverage: Coverage, connection: Connection, rules: ReadingRules, now: datetime) -> int | None:
-    """Tell how many calls the scheduled daily run may make; None where reading everything fits into one day.
+async def daily_allowance(
+    coverage: Coverage, connection: Connection, rules: ReadingRules, now: datetime
+) -> tuple[int, int] | None:
+    """Tell how many calls the scheduled daily run may make for lists of appointments and clients, and how many beside.
+
+    None where reading everything fits into one day.
 
     A practice that does not fit is read over several days, so that sweeps, people and webhooks find calls on each.
     """
     today = now.astimezone(ZoneInfo(connection.timezone)).date()
     knowledge = await coverage.knowledge(connection.id, now, rules.first_day(today), rules.last_day(today))
     day = plan_of_day(knowledge.size, connection.calls_per_day, today, rules=rules)
-    return None if day.days_to_verify_everything == 1 else day.daily_run + day.beside_lists
+    if day.days_to_verify_everything == 1 or day.calls_per_day is None:
+        return None
+    return max(day.daily_run, day.calls_per_day // _LEAST_OF_THE_DAY), day.beside_lists
 
 
 def _changed_invoices(knowledge: Knowledge, now: datetime) -> PlannedRead:

@@ -79,6 +79,7 @@ class RunReads:
     walks_begun: dict[RecordKind, datetime] = field(
         default_factory=dict
     )  # by this worker, who has seen all their pages
+    allowance: tuple[int, int] | None = None  # of a practice too large for one day: calls for lists, and beside them
     walked: dict[RecordKind, datetime] = field(default_factory=dict)  # lists of everything, read in one go
 
     @property

@@ -27,8 +27,8 @@ from eventsync.stages.course import (
     FETCH_FAILED,
     OUT_OF_CALLS,
     Course,
+    daily_allowance,
     is_full_run,
-    most_calls,
     plan_lists,
     rules_of,
     told,
@@ -120,13 +120,14 @@ class Reconciler:
             if course.failed and course.stopped_because is None:  # maintenance passes: once more, at the end
                 again, course.failed = list(course.failed), {}
                 await self._read_all(reader, reads, course, again)
+            is_bounded = _grant_what_is_beside(reads)
             course.warnings += await self._while_held(self._second_look(reader, reads).settle)
-            if is_full and course.stopped_because is None:
+            if is_full and (course.stopped_because is None or is_bounded):
                 await self._read_summaries(reader, reads, course)
         except Misconfigured as error:
             course.is_refused, course.stopped_because = True, f"{FETCH_FAILED}: {error}"
         except OUT_OF_CALLS as error:
-            course.stopped_because = str(error)
+            course.stopped_because = course.stopped_because or str(error)
         except (Transient, Rejected) as error:
             course.stopped_because = f"{FETCH_FAILED}: {error}"
         return course
@@ -147,7 +148,9 @@ class Reconciler:
             plan = tuple(planned for planned in plan if not _is_done(planned, done))
         if is_full and run.due_at is not None:
             now = self._store.clock()
-            reads.account.spent.most_calls = await most_calls(self._coverage, connection, reads.rules, now)
+            reads.allowance = await daily_allowance(self._coverage, connection, reads.rules, now)
+        if reads.allowance is not None:
+            reads.account.spent.most_calls = reads.allowance[0]
         reads.progress["expected_calls"] = sum(planned.expected_calls for planned in plan)
         reads.progress["total_steps"] = len(plan)
         return plan
@@ -229,6 +232,15 @@ class Reconciler:
                 return await work()
             except DatabaseAway:
                 await hold_while_away(self._store.database.ping)
+
+
+def _grant_what_is_beside(reads: RunReads) -> bool:
+    """Let a scheduled run whose lists have used up their part of the day go on with what is beside them."""
+    spent, allowance = reads.account.spent, reads.allowance
+    if allowance is None or spent.calls < allowance[0]:
+        return False
+    spent.most_calls = sum(allowance)
+    return True
 
 
 def _is_done(planned: PlannedRead, done: Sequence[Covered]) -> bool:
