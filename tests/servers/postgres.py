@@ -40,7 +40,8 @@ class DatabaseServer:
         """Yield the address of a database of one's own; it is dropped afterwards, whoever is still connected."""
         name = f"test_{next(self._numbers)}"
         template = _TEMPLATE if migrated else "template1"
-        await self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        # Copying files is a third less work than PostgreSQL's usual way, which writes every page to its log as well.
+        await self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
         try:
             yield self.url_of(name)
         finally:

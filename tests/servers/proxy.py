@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 _CHUNK_BYTES = 65536
+_TURNS_UNTIL_HANDLED = 5  # of the event loop; it takes three
 _DEFAULT_PORTS = {"amqp": 5672, "postgresql": 5432, "postgres": 5432, "http": 80}
 
 
@@ -66,6 +67,11 @@ class TcpProxy:
         """Refuse new connections; those that are open stay."""
         if self._server is not None:
             server, self._server = self._server, None
+            for listening in server.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            # Who was let in just now is handled first: asyncio forgets to close it where the server has gone meanwhile.
+            for _ in range(_TURNS_UNTIL_HANDLED):
+                await asyncio.sleep(0)
             server.close()
 
     def cut(self) -> None:

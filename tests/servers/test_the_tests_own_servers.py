@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aio_pika
 import asyncpg
@@ -60,6 +64,25 @@ async def test_the_proxy_cuts_and_refuses_and_takes_connections_again(tcp_proxy:
     again = await asyncpg.connect(proxy.url, timeout=10)
     assert await again.fetchval("SELECT 1") == 1
     await again.close(timeout=10)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_the_proxy_leaves_nothing_open_of_those_who_come_while_it_begins_to_refuse(
+    tcp_proxy: MakeProxy, database_url: str, turns: int
+) -> None:
+    proxy = await tcp_proxy(database_url)
+    parts = urlsplit(proxy.url)
+    assert parts.port is not None
+    with contextlib.ExitStack() as stack:
+        # The kernel lets them in at once; how far the proxy has got with them depends on the event loop's turns.
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(("127.0.0.1", parts.port), timeout=10))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await proxy.refuse()
+        proxy.cut()
+        await eventually(lambda: proxy.connections == 0)
+    gc.collect()  # tells of what nobody closed, as a warning that fails the test
 
 
 async def test_held_answers_leave_the_outcome_unknown_but_the_row_written(
