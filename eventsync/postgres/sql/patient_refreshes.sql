@@ -38,7 +38,7 @@ CROSS JOIN LATERAL (
 WHERE a.client_external_id IS NOT NULL AND a.client_external_id <> ALL($3::text[]);
 
 -- name: find_unlisted
-SELECT a.external_id FROM unnest($2::text[]) client(external_id)
+SELECT a.external_id FROM (SELECT DISTINCT unnest($2::text[])) client(external_id)
 CROSS JOIN LATERAL (
     SELECT * FROM appointments WHERE connection_id = $1 AND client_external_id = client.external_id OFFSET 0
 ) a

@@ -6,13 +6,15 @@ SELECT pg_advisory_xact_lock(hashtextextended('eventsync:runs:' || $1::uuid::tex
 
 -- name: find_standing
 -- What already answers such a request: a run that has not ended yet, or the one that answered the schedule's same time.
--- A patient is read once, whoever of those that follow them asked first.
+-- A patient is read once, whoever of those that follow them asked first. Few runs of a connection are unfinished: they
+-- are looked through as they come, since the runs of one type are ever more.
 SELECT * FROM (
     SELECT * FROM sync_logs WHERE connection_id = $1 AND sync_type = $2 AND due_at = $5
     UNION ALL
-    SELECT * FROM sync_logs
-    WHERE connection_id = $1 AND status IN ('starting', 'running') AND sync_type = $2
-      AND patient_id IS NOT DISTINCT FROM $4 AND (patient_id IS NOT NULL OR organization_id IS NOT DISTINCT FROM $3)
+    SELECT u.*
+    FROM (SELECT * FROM sync_logs WHERE connection_id = $1 AND status IN ('starting', 'running') OFFSET 0) u
+    WHERE u.sync_type = $2 AND u.patient_id IS NOT DISTINCT FROM $4
+      AND (u.patient_id IS NOT NULL OR u.organization_id IS NOT DISTINCT FROM $3)
 ) s
 ORDER BY due_at = $5 DESC NULLS LAST, created_at DESC LIMIT 1;
 
