@@ -20,6 +20,7 @@ DAY = timedelta(days=1)
 LARGE = 1  # the number of the large practice's connection and of its owner
 CONNECTIONS = 200
 CLIENTS, IN_WINDOW, OLD = 10_000, 30_000, 300_000  # of the large practice: clients, appointments around now and before
+MISSED = 6_000  # of the large practice's records
 _ALL = IN_WINDOW + OLD
 ALL_APPOINTMENTS = _ALL + (CONNECTIONS - 1) * 2_000
 _AT_FIRST, _LARGE_AT_FIRST = 5, 150  # rows of each connection and table, of which statistics are taken

@@ -60,7 +60,8 @@ SELECT $1, $2, missing, $4 FROM unnest($3::text[]) missing
 ON CONFLICT DO NOTHING;
 
 -- name: forget
-DELETE FROM absence_candidates WHERE connection_id = $1 AND kind = $2 AND external_id = ANY($3::text[]);
+DELETE FROM absence_candidates
+WHERE connection_id = $1 AND kind = $2 AND external_id IN (SELECT unnest($3::text[]));
 
 -- name: forget_refuted
 -- Those that a webhook or a read has shown since, within the margin of which nothing is certain, or has told to be gone.
