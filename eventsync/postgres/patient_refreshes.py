@@ -132,9 +132,9 @@ async def clear_suspicions(
     await session.execute(SQL.clear, connection_id, list(external_ids), read_began_at)
 
 
-async def mark_synced(session: Session, patient_id: UUID, read_began_at: datetime, now: datetime) -> None:
-    """Tell everyone who follows the patient as of when they see its appointments."""
-    await session.execute(SQL.mark_synced, patient_id, read_began_at, now)
+async def mark_synced(session: Session, patient_id: UUID, read_began_at: datetime, today: date, now: datetime) -> None:
+    """Tell everyone who follows the patient today as of when they see its appointments."""
+    await session.execute(SQL.mark_synced, patient_id, read_began_at, now, today)
 
 
 def full_name(first_name: str | None, last_name: str | None) -> str | None:

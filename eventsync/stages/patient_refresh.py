@@ -121,7 +121,8 @@ class PatientRefresher:
         connection_id = reads.connection.id
         async with self._store.database.transaction() as session:
             unknown = await without_name(session, connection_id, sorted(reading.practitioner_ids))
-            await mark_synced(session, patient.id, began_at, self._store.clock())
+            today = began_at.astimezone(ZoneInfo(reads.connection.timezone)).date()
+            await mark_synced(session, patient.id, began_at, today, self._store.clock())
             await reading.hold(session)
         reading.warnings += map(unknown_practitioner, unknown)
 

@@ -125,7 +125,7 @@ BY_KEY: Statements = {
     "find_unlisted": (PATIENT_REFRESHES.find_unlisted, [MINE, [named(3)], *WINDOW, [named(2)]]),
     "suspect": (PATIENT_REFRESHES.suspect, [MINE, PAGE, NOW]),
     "clear": (PATIENT_REFRESHES.clear, [MINE, PAGE, NOW]),
-    "mark_synced of a patient": (PATIENT_REFRESHES.mark_synced, [patient_of(LARGE, 3), NOW, NOW]),
+    "mark_synced of a patient": (PATIENT_REFRESHES.mark_synced, [patient_of(LARGE, 3), NOW, NOW, NOW.date()]),
     "map": (PROVIDERS.map, [MINE, "3", "Test Practitioner", None, NOW, OWNER]),
     "list providers": (PROVIDERS.list, [OWNER, None]),
     "learn": (PROVIDERS.learn, [MINE, ["1", "21"], ["Test Practitioner"] * 2, [None, None], NOW]),

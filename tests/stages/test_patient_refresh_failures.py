@@ -55,6 +55,15 @@ async def test_followers_see_when_the_patient_was_last_synced_and_only_after_a_s
     assert await desk.database.fetchval(synced_at) == began_at
 
 
+async def test_whose_consent_has_ended_is_told_of_no_sync(desk: RefreshSite) -> None:
+    await desk.partner()
+    await desk.database.execute(
+        "UPDATE patient_organization_affiliations SET last_practiceq_sync_at = NULL, consent_expires_on = start_date"
+    )
+    assert (await desk.refresh()).status is RunStatus.COMPLETED
+    assert await desk.database.fetchval("SELECT last_practiceq_sync_at FROM patient_organization_affiliations") is None
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -63,6 +63,8 @@ DELETE FROM absence_candidates
 WHERE connection_id = $1 AND kind = 'appointment' AND external_id = ANY($2::text[]) AND first_missed_at <= $3;
 
 -- name: mark_synced
+-- Nobody's consent that has ended is told of a sync.
 UPDATE patient_organization_affiliations
 SET last_practiceq_sync_at = greatest(last_practiceq_sync_at, $2), updated_at = $3
-WHERE patient_id = $1 AND status = 'active';
+WHERE patient_id = $1 AND status = 'active' AND start_date <= $4 AND (end_date IS NULL OR end_date >= $4)
+  AND (consent_expires_on IS NULL OR consent_expires_on >= $4);
