@@ -22,7 +22,14 @@ class Metrics:
     """Every metric by its name, on a registry of its own, so that several instances can live in one process."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self._tell_of_the_door(self.registry)
+        self._tell_of_events(self.registry)
+        self._tell_of_what_waits(self.registry)
+        self._tell_of_notifications_and_workers(self.registry)
+        self._tell_of_vendors(self.registry)
+
+    def _tell_of_the_door(self, registry: CollectorRegistry) -> None:
         self.received = Counter(
             "eventsync_events_received", "Events made durable at the door", ["vendor", "store"], registry=registry
         )
@@ -35,6 +42,8 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=registry,
         )
+
+    def _tell_of_events(self, registry: CollectorRegistry) -> None:
         self.published = Counter(
             "eventsync_events_published", "Events confirmed by the bus", ["work", "lane"], registry=registry
         )
@@ -58,18 +67,8 @@ class Metrics:
             buckets=(1, 2, 5, 10, 20, 50, 100, 200),
             registry=registry,
         )
-        self.notifications = Counter(
-            "eventsync_notifications", "Notifications heard from PostgreSQL", ["channel"], registry=registry
-        )
-        self.wakeups = Counter(
-            "eventsync_relay_wakeups",
-            "Relay turns that found work, by what woke them: `poll` means that a notification was missed",
-            ["by"],
-            registry=registry,
-        )
-        self.listener_proven = Gauge(
-            "eventsync_listener_proven", "1 while the loopback probe of LISTEN comes back", registry=registry
-        )
+
+    def _tell_of_what_waits(self, registry: CollectorRegistry) -> None:
         self.queue_events = Gauge(
             "eventsync_queue_events", "Unfinished events", ["work", "lane", "status"], registry=registry
         )
@@ -84,6 +83,25 @@ class Metrics:
         self.spool_oldest_seconds = Gauge(
             "eventsync_spool_oldest_seconds", "Age of the oldest event in the local spool", registry=registry
         )
+
+    def _tell_of_notifications_and_workers(self, registry: CollectorRegistry) -> None:
+        self.notifications = Counter(
+            "eventsync_notifications", "Notifications heard from PostgreSQL", ["channel"], registry=registry
+        )
+        self.wakeups = Counter(
+            "eventsync_relay_wakeups",
+            "Relay turns that found work, by what woke them: `poll` means that a notification was missed",
+            ["by"],
+            registry=registry,
+        )
+        self.listener_proven = Gauge(
+            "eventsync_listener_proven", "1 while the loopback probe of LISTEN comes back", registry=registry
+        )
+        self.worker_restarts = Counter(
+            "eventsync_worker_restarts", "Workers started again after a failure", ["worker"], registry=registry
+        )
+
+    def _tell_of_vendors(self, registry: CollectorRegistry) -> None:
         self.api_calls = Counter(
             "eventsync_vendor_calls", "Calls to vendors' APIs", ["vendor", "purpose", "result"], registry=registry
         )
@@ -119,9 +137,6 @@ class Metrics:
             "How long a connection's webhook has been silent although its practice changed; else 0",
             ["connection"],
             registry=registry,
-        )
-        self.worker_restarts = Counter(
-            "eventsync_worker_restarts", "Workers started again after a failure", ["worker"], registry=registry
         )
 
     def count_drift(self, findings: Iterable[DriftFinding]) -> None:
