@@ -284,3 +284,13 @@ def open_appointments(site: SyncSite, count: int) -> list[str]:
     rows = sorted(site.practice.appointments.values(), key=lambda a: a.start_ms)
     now_ms = site.clock.sandbox.now_ms()
     return [a.id for a in rows if a.start_ms > now_ms and a.status in OPEN_STATUSES][:count]
+
+
+async def test_what_a_sweep_found_wrong_is_counted_by_the_webhook_that_should_have_told(site: SyncSite) -> None:
+    await site.sync()
+    site.clock.advance(minutes=20)
+    site.sandbox.act_unheard("book")
+    site.clock.advance(minutes=20)
+    await site.sync(SyncType.AUTOMATED_SWEEP)
+    labels = {"kind": "appointment", "expected_event": "AppointmentCreated"}
+    assert site.spine.count("eventsync_drift_found_total", **labels) == 1

@@ -33,7 +33,9 @@ ALERTS = [
 
 SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
 REQUIRED_VARIABLE = re.compile(r"\$\{\w+:\?[^}]+\}")
-NO_DEFAULT = re.compile(rf"{REQUIRED_VARIABLE.pattern}|\$\{{\w+:-\}}")  # or it may stay empty, and opens nothing then
+NO_DEFAULT = re.compile(
+    rf"{REQUIRED_VARIABLE.pattern}|\$\{{CRON_SECRET:-\}}"
+)  # which may stay empty: it opens nothing then
 PINNED = re.compile(r"[a-z]+:\d+\.\d+(\.\d+)?(-[a-z.]+)*")
 LABELS_OF_PROMETHEUS = {"job", "instance", "role", "le"}
 

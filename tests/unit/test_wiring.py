@@ -10,8 +10,12 @@ import pytest
 from pydantic import SecretStr
 
 from eventsync.domain.errors import Misconfigured
+from eventsync.postgres.database import Database
+from eventsync.postgres.retention import Retention
 from eventsync.settings import Settings, load_settings
-from eventsync.wiring import Role, keyring_of
+from eventsync.telemetry import Metrics
+from eventsync.wiring import Role, keyring_of, utc_now
+from eventsync.wiring.chores import make_chores
 from eventsync.wiring.process import check_roles
 
 DATABASE = SecretStr("postgresql://app@localhost/eventsync")
@@ -57,3 +61,10 @@ def test_all_problems_of_the_settings_are_told_at_once_and_no_secret(
     for name in ("DATABASE_URL", "AMQP_URL", "PORT", "TRUSTED_PROXIES"):
         assert f"EVENTSYNC_{name}" in str(caught.value)
     assert "pass-word" not in str(caught.value)
+
+
+def test_the_scheduler_watches_for_webhooks_gone_silent(tmp_path: Path) -> None:
+    database = Database("postgresql://app@127.0.0.1:9/eventsync")
+    settings = Settings(data_dir=tmp_path)
+    chores = make_chores(database, Retention(database), settings, Metrics(), utc_now)
+    assert "webhook-silence" in [chore.name for chore in chores]
