@@ -43,6 +43,7 @@ class PatientCounts:
     failed: int
     unaffiliated: int
     unreachable: tuple[UUID, ...]
+    organizations: int  # that follow them
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,12 @@ class RunPatients:
         async with self._database.session() as session:
             row = await session.fetchrow(SQL.count_patients, *arguments)
         return PatientCounts(
-            row["affiliated"], row["processed"], row["failed"], row["unaffiliated"], tuple(row["unreachable"] or ())
+            row["affiliated"],
+            row["processed"],
+            row["failed"],
+            row["unaffiliated"],
+            tuple(row["unreachable"] or ()),
+            row["organizations"],
         )
 
     async def mark_synced(self, audience: Audience, now: datetime, *, read: Sequence[str] | None) -> None:

@@ -82,9 +82,9 @@ async def test_clients_of_the_owners_other_connection_are_that_ones_to_count(
     for connection_id, name in ((mine, "1"), (other, "2"), (other, "3")):
         await follow(database, await client(database, practice, connection_id, name))
     counts = await patients.count(practice, TODAY, read=None, spoiled=())
-    assert counts == PatientCounts(affiliated=1, processed=1, failed=0, unaffiliated=0, unreachable=())
+    assert counts == PatientCounts(affiliated=1, processed=1, failed=0, unaffiliated=0, unreachable=(), organizations=1)
     theirs = await patients.count(Audience(other, practice.owner_id, None), TODAY, read=None, spoiled=())
-    assert (theirs.affiliated, theirs.processed) == (2, 2)
+    assert (theirs.affiliated, theirs.processed, theirs.organizations) == (2, 2, 2)
 
 
 async def test_a_patient_whom_both_connections_know_is_counted_by_both(

@@ -75,6 +75,7 @@ async def test_patients_are_counted_by_who_follows_them(site: SyncSite, database
     assert run.status is RunStatus.COMPLETED, run
     assert (run.counts.patients_processed, run.counts.patients_failed) == (2, 0)
     assert run.metadata["totalPatients"] == 2
+    assert run.metadata["duration_ms"] >= 0
     assert run.metadata["unaffiliatedPatientsSynced"] == 3
     assert run.metadata["newPatientsDiscovered"] == 0
 

@@ -7,18 +7,17 @@
 -- Clients of the owner's other connections do not: they are read by those connections' runs.
 WITH mine AS MATERIALIZED (
     SELECT p.id, p.email, p.intakeq_client_id, coalesce(known.is_here, false) AS is_client,
-           follower.organization_id IS NOT NULL AS is_affiliated
+           follower.organization_ids IS NOT NULL AS is_affiliated, follower.organization_ids
     FROM patients p
     CROSS JOIN LATERAL (
         SELECT bool_or(i.connection_id = $1) AS is_here FROM patient_identities i WHERE i.patient_id = p.id
     ) known
     LEFT JOIN LATERAL (
-        SELECT f.organization_id FROM patient_organization_affiliations f
+        SELECT array_agg(f.organization_id) AS organization_ids FROM patient_organization_affiliations f
         WHERE f.patient_id = p.id AND f.status = 'active' AND f.start_date <= $4
           AND (f.end_date IS NULL OR f.end_date >= $4)
           AND (f.consent_expires_on IS NULL OR f.consent_expires_on >= $4)
           AND ($3::uuid IS NULL OR f.organization_id = $3)
-        LIMIT 1
     ) follower ON true
     WHERE p.organization_id = $2 AND p.status = 'active' AND known.is_here IS NOT FALSE
 ), read AS MATERIALIZED (
@@ -36,6 +35,7 @@ WITH mine AS MATERIALIZED (
     FROM mine
 )
 SELECT count(*) FILTER (WHERE is_affiliated) AS affiliated,
+       (SELECT count(DISTINCT organization_id) FROM mine, unnest(organization_ids) organization_id) AS organizations,
        count(*) FILTER (WHERE is_affiliated AND is_read AND NOT is_unreachable AND NOT is_spoiled) AS processed,
        count(*) FILTER (WHERE is_affiliated AND (is_unreachable OR is_spoiled)) AS failed,
        -- Whom a partner does not follow is none of its business, not even as a number.
