@@ -29,6 +29,7 @@ class RoutingKey(StrEnum):
     APPLY_FRESH = "work.apply.fresh"
     APPLY_BULK = "work.apply.bulk"
     REFETCH = "work.refetch"
+    DELIVER = "work.deliver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,19 @@ def _work_queue(name: QueueName, routing_key: RoutingKey) -> QueueShape:
     )
 
 
+_WAKE_UPS = QueueShape(
+    name=QueueName.DELIVER,
+    exchange=EVENTS_EXCHANGE,
+    routing_key=RoutingKey.DELIVER,
+    # One wake-up wakes for all that is due: while no deliverer runs, no more than one need wait for it.
+    arguments=MappingProxyType({"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT, "x-max-length": 1}),
+)
+
 WORK_QUEUES: tuple[QueueShape, ...] = (
     _work_queue(QueueName.APPLY_FRESH, RoutingKey.APPLY_FRESH),
     _work_queue(QueueName.APPLY_BULK, RoutingKey.APPLY_BULK),
     _work_queue(QueueName.REFETCH, RoutingKey.REFETCH),
+    _WAKE_UPS,
 )
 
 DEAD_LETTER_QUEUE = QueueShape(

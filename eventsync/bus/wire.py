@@ -3,6 +3,7 @@
 The envelope is JSON, versioned, and holds ids only, never a patient's data:
 
 * work for our own consumers: `{"v": 1, "type": "event.apply" | "event.refetch", "event_ids": ["<uuid>", ...]}`
+* a wake-up for a deliverer, whose work stands in PostgreSQL: `{"v": 1, "type": "outbound.due"}`
 * news for other teams: `{"v": 1, "type": "appointment.changed", "connection_id": "<uuid>", "record_id": "<uuid>",
   "external_id": "<vendor's id>", "version": <int>, "deleted": <bool>, "event_id": "<uuid>"}`
 """
@@ -28,6 +29,7 @@ class QueueName(StrEnum):
     APPLY_FRESH = "eventsync.apply"
     APPLY_BULK = "eventsync.apply.bulk"
     REFETCH = "eventsync.refetch"
+    DELIVER = "eventsync.deliver"
     DEAD_LETTERS = "eventsync.dead-letters"
 
 

@@ -14,4 +14,4 @@ from eventsync.wiring.accounts import budget_of
 def client_of(at: Installation, connection: Connection, http: aiohttp.ClientSession) -> VendorClient:
     """Open the account. A command does not wait for a vendor that fails: it tries once."""
     access = VendorHttp(http, budget_of(at.database, connection, at.clock), tries=1)
-    return at.vendors[connection.vendor].client(connection, access)
+    return at.record_vendors[connection.vendor].client(connection, access)

@@ -127,7 +127,9 @@ async def _estimate(at: Installation, asked: _Asked, *, is_needed: bool) -> Back
 
 async def _measured(at: Installation, asked: _Asked) -> BackfillEstimate:
     connection = await _connection(at, asked)
-    rules = rules_of(run_of(_request(at, connection, asked), at.clock()), connection, at.vendors[connection.vendor])
+    rules = rules_of(
+        run_of(_request(at, connection, asked), at.clock()), connection, at.record_vendors[connection.vendor]
+    )
     async with open_workshop(at) as workshop:
         account = workshop.accounts.open_waiting(connection, LONGEST_WAIT_S)
         budget = budget_of(at.database, connection, at.clock)

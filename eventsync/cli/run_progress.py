@@ -57,10 +57,10 @@ async def open_workshop(at: Installation) -> AsyncIterator[Workshop]:
     metrics = Metrics()
     listener = Listener(at.database_url, metrics)
     async with aiohttp.ClientSession() as http:
-        accounts = RunAccounts(at.database, at.vendors, http, at.clock)
+        accounts = RunAccounts(at.database, at.record_vendors, http, at.clock)
         store = make_store(at.database, at.keyring, metrics, at.clock)
         directory = ConnectionDirectory(at.connections.load_connection, listener)
-        carriers = make_carriers(store, directory, at.vendors, accounts.open)
+        carriers = make_carriers(store, directory, at.record_vendors, accounts.open)
         worker = SyncWorker(store.runs, carriers, listener, at.clock, heartbeat_s=_HEARTBEAT_S)
         yield Workshop(store.runs, store, accounts, worker, at.clock)
 

@@ -21,8 +21,9 @@ from eventsync.postgres.stored_events import StoredEvents
 from eventsync.postgres.tenants import Connections, ConnectionSummary, Organization, Organizations
 from eventsync.postgres.webhook_tokens import WebhookTokens
 from eventsync.settings import Settings, load_settings
-from eventsync.vendorkit.vendor import Vendor
-from eventsync.vendors import load_vendors
+from eventsync.vendorkit.registry import RegistryVendor
+from eventsync.vendorkit.vendor import RecordVendor, Vendor
+from eventsync.vendors import load_vendors, record_vendors, registry_vendors
 from eventsync.wiring import database_in_use, keyring_of, utc_now
 
 T = TypeVar("T")
@@ -48,6 +49,16 @@ class Installation:
     access_log: AccessLog
     queue: EventQueue
     stored_events: StoredEvents
+
+    @property
+    def record_vendors(self) -> Mapping[str, RecordVendor]:
+        """The vendors whose records we copy."""
+        return record_vendors(self.vendors)
+
+    @property
+    def registry_vendors(self) -> Mapping[str, RegistryVendor]:
+        """The vendors that are told of our organizations."""
+        return registry_vendors(self.vendors)
 
     async def organization(self, reference: str) -> Organization:
         """Find an organization by id, external id or number. Raises Rejected("unknown_organization")."""

@@ -183,7 +183,7 @@ async def _look_ahead(
     found: list[tuple[int, RunCost, DryRunReport | None]] = []
     async with open_workshop(at) as workshop:
         store, accounts = workshop.store, workshop.accounts
-        dry_run = DryRun(store, Coverage(at.database), Absences(at.database), at.vendors, accounts.open)
+        dry_run = DryRun(store, Coverage(at.database), Absences(at.database), at.record_vendors, accounts.open)
         for request, connection in await _requests(at, asked):
             cost = await dry_run.cost(connection, request)
             report = None

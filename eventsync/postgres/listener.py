@@ -25,6 +25,7 @@ class Channel(StrEnum):
     QUEUE = "eventsync_queue"
     CONFIGURATION = "eventsync_configuration"
     RUNS = "eventsync_runs"
+    OUTBOUND = "eventsync_outbound"
 
 
 class Signal:

@@ -17,7 +17,7 @@ from eventsync.domain.sync_settings import SyncSettings
 from eventsync.postgres.coverage import Coverage
 from eventsync.vendorkit.budget import BudgetSpent
 from eventsync.vendorkit.http import RateLimited
-from eventsync.vendorkit.vendor import Vendor
+from eventsync.vendorkit.vendor import RecordVendor
 
 FETCH_FAILED = "Failed to fetch from PracticeQ"
 _FIRST_INVOICES = timedelta(days=7)  # of a new connection: what changed before is older than its webhooks
@@ -48,7 +48,7 @@ def is_full_run(run: Run) -> bool:
     return bool(run.options.get("mode", "full" if run.sync_type in _FULL else "changes") == "full")
 
 
-def rules_of(run: Run, connection: Connection, vendor: Vendor) -> ReadingRules:
+def rules_of(run: Run, connection: Connection, vendor: RecordVendor) -> ReadingRules:
     """Tell which days the run reads, its own before the connection's, and how the vendor's lists behave."""
     settings = SyncSettings.of(connection.settings)
     return ReadingRules(

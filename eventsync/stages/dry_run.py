@@ -39,7 +39,7 @@ from eventsync.stages.summary_reading import KINDS as SUMMARIZED
 from eventsync.stages.tally import Tally, Written
 from eventsync.vendorkit.budget import Purpose
 from eventsync.vendorkit.listing import Page, RejectedRow
-from eventsync.vendorkit.vendor import Vendor
+from eventsync.vendorkit.vendor import RecordVendor
 
 _MOST_FAILURES = 3
 CALLS_BESIDE_LISTS = 1 + len(SUMMARIZED)  # of a full run: who works there, and which intakes and notes have changed
@@ -111,7 +111,7 @@ class DryRun:
         store: Store,
         coverage: Coverage,
         absences: Absences,
-        vendors: Mapping[str, Vendor],
+        vendors: Mapping[str, RecordVendor],
         open_account: OpenAccount,
     ) -> None:
         self._store = store

@@ -30,7 +30,7 @@ from eventsync.stages.reading import RunReads, Store
 from eventsync.stages.tally import Finding, Tally
 from eventsync.telemetry import origin_of
 from eventsync.vendorkit.budget import Purpose
-from eventsync.vendorkit.vendor import Vendor
+from eventsync.vendorkit.vendor import RecordVendor
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ class PatientRefresher:
         store: Store,
         coverage: Coverage,
         directory: ConnectionDirectory,
-        vendors: Mapping[str, Vendor],
+        vendors: Mapping[str, RecordVendor],
         open_account: OpenAccount,
     ) -> None:
         self._store = store

@@ -45,7 +45,7 @@ from eventsync.stages.tally import Tally, Written, surprises
 from eventsync.telemetry import Metrics
 from eventsync.vendorkit.budget import Purpose
 from eventsync.vendorkit.listing import Listing, Page, RejectedRow
-from eventsync.vendorkit.vendor import Vendor
+from eventsync.vendorkit.vendor import RecordVendor
 
 Also: TypeAlias = Callable[[Session], Awaitable[None]]
 """What is done in the transaction that writes a batch."""
@@ -68,7 +68,7 @@ class RunReads:
 
     lease: RunLease
     connection: Connection
-    vendor: Vendor
+    vendor: RecordVendor
     rules: ReadingRules
     account: Account
     purpose: Purpose

@@ -43,7 +43,7 @@ from eventsync.stages.summary_reading import KINDS as SUMMARIZED
 from eventsync.stages.summary_reading import SummaryReader
 from eventsync.stages.tally import Tally
 from eventsync.vendorkit.budget import Purpose
-from eventsync.vendorkit.vendor import Vendor
+from eventsync.vendorkit.vendor import RecordVendor
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class Reconciler:
         absences: Absences,
         report: RunReport,
         directory: ConnectionDirectory,
-        vendors: Mapping[str, Vendor],
+        vendors: Mapping[str, RecordVendor],
         open_account: OpenAccount,
     ) -> None:
         self._store = store

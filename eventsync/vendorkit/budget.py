@@ -21,6 +21,7 @@ class Purpose(StrEnum):
     MANUAL = "manual"
     BACKFILL = "backfill"
     CHECK = "check"
+    DELIVERY = "delivery"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ DEFAULT_ALLOWANCES: Mapping[Purpose, Allowance] = MappingProxyType(
         Purpose.MANUAL: Allowance(share=0.3),
         Purpose.BACKFILL: Allowance(share=0.6, day_ceiling=0.82, minute_ceiling=0.8),
         Purpose.CHECK: Allowance(share=0.05),
+        Purpose.DELIVERY: Allowance(),
     }
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from eventsync.domain.changes import EntityRef, RecordChange, Summary
 from eventsync.domain.connections import Connection
@@ -21,6 +21,14 @@ class VendorLimits:
 
     calls_per_minute: int
     calls_per_day: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureForm:
+    """How a vendor signs its webhooks (HMAC-SHA256 over the raw bytes, in hex)."""
+
+    header: str
+    prefix: str = ""
 
 
 class RecordReader(Protocol):
@@ -63,15 +71,25 @@ class VendorClient(RecordReader, Protocol):
 
 
 class Vendor(Protocol):
-    """A vendor, as data and three ways to reach it."""
+    """A vendor, as data and what every one of them has: webhooks. What else there is says what it fulfils besides.
+
+    `webhook_signature` names the header and prefix that it signs its webhooks with, None where it signs nothing.
+    """
 
     name: str
     default_base_url: str
     limits: VendorLimits
-    listing_rules: ListingRules
+    webhook_signature: SignatureForm | None
 
     def read_webhook(self, body: bytes, headers: Mapping[str, str], context: WebhookContext) -> WebhookReading:
         """Understand one webhook (pure). Raises Rejected with a reason when it can never be understood."""
+
+
+@runtime_checkable
+class RecordVendor(Vendor, Protocol):
+    """A vendor whose records we copy."""
+
+    listing_rules: ListingRules
 
     def client(self, connection: Connection, http: VendorHttp) -> VendorClient:
         """Open the connection's account over `http`."""

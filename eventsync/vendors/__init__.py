@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from eventsync.domain.errors import Misconfigured
-from eventsync.vendorkit.vendor import Vendor
+from eventsync.vendorkit.registry import RegistryVendor
+from eventsync.vendorkit.vendor import RecordVendor, Vendor
 
 
 def load_vendors() -> Mapping[str, Vendor]:
@@ -17,6 +18,16 @@ def load_vendors() -> Mapping[str, Vendor]:
     """
     folders = (module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
     return {folder: _load(folder) for folder in sorted(folders)}
+
+
+def record_vendors(vendors: Mapping[str, Vendor]) -> Mapping[str, RecordVendor]:
+    """Choose those whose records we copy."""
+    return {name: vendor for name, vendor in vendors.items() if isinstance(vendor, RecordVendor)}
+
+
+def registry_vendors(vendors: Mapping[str, Vendor]) -> Mapping[str, RegistryVendor]:
+    """Choose those that are told of our organizations."""
+    return {name: vendor for name, vendor in vendors.items() if isinstance(vendor, RegistryVendor)}
 
 
 def _load(folder: str) -> Vendor:

@@ -55,7 +55,7 @@ class Applying:
             process.budgets[str(connection.number)] = budget
             metered = MeteredBudget(budget, connection.vendor, process.metrics)
             self._clients[key] = VendorHttp(process.http, metered)
-        return process.vendors[connection.vendor].client(connection, self._clients[key])
+        return process.record_vendors[connection.vendor].client(connection, self._clients[key])
 
     def _consumer(self, queue_name: QueueName, number: int) -> Worker:
         process = self._process

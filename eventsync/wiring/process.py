@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # what only some roles need is imported where those are built
     from eventsync.postgres.records import RecordWriter
     from eventsync.postgres.tenants import Connections
     from eventsync.spool.spool import Spool
-    from eventsync.vendorkit.vendor import Vendor
+    from eventsync.vendorkit.vendor import RecordVendor, Vendor
     from eventsync.wiring.applying import Applying
     from eventsync.wiring.door import Door
 
@@ -128,6 +128,13 @@ class Process:
         from eventsync.vendors import load_vendors  # noqa: PLC0415  # neither relay nor scheduler knows any
 
         return load_vendors()
+
+    @cached_property
+    def record_vendors(self) -> Mapping[str, RecordVendor]:
+        """Those whose records we copy."""
+        from eventsync.vendors import record_vendors  # noqa: PLC0415  # as above
+
+        return record_vendors(self.vendors)
 
     @cached_property
     def connections(self) -> Connections:

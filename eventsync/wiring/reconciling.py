@@ -29,7 +29,7 @@ from eventsync.stages.run_report import RunReport
 from eventsync.stages.sync_worker import Carrier
 from eventsync.telemetry import Metrics
 from eventsync.vendorkit.http import VendorHttp
-from eventsync.vendorkit.vendor import Vendor
+from eventsync.vendorkit.vendor import RecordVendor
 from eventsync.vendorkit.waiting import LONGEST_WAIT_S, WaitingBudget
 from eventsync.wiring.accounts import budget_of
 from eventsync.wiring.metered import MeteredBudget
@@ -43,7 +43,7 @@ class RunAccounts:
     """
 
     database: Database
-    vendors: Mapping[str, Vendor]
+    vendors: Mapping[str, RecordVendor]
     http: aiohttp.ClientSession
     clock: Clock
     metrics: Metrics | None = None
@@ -72,7 +72,7 @@ def make_store(database: Database, keyring: Keyring, metrics: Metrics, clock: Cl
 
 
 def make_carriers(
-    store: Store, directory: ConnectionDirectory, vendors: Mapping[str, Vendor], open_account: OpenAccount
+    store: Store, directory: ConnectionDirectory, vendors: Mapping[str, RecordVendor], open_account: OpenAccount
 ) -> Mapping[SyncType, Carrier]:
     """Make what carries out the runs of each type."""
     reconciler = make_reconciler(store, directory, vendors, open_account)
@@ -84,7 +84,7 @@ def make_carriers(
 
 
 def make_reconciler(
-    store: Store, directory: ConnectionDirectory, vendors: Mapping[str, Vendor], open_account: OpenAccount
+    store: Store, directory: ConnectionDirectory, vendors: Mapping[str, RecordVendor], open_account: OpenAccount
 ) -> Reconciler:
     """Make what carries out the runs of every type but a single patient's."""
     database, coverage = store.database, Coverage(store.database)

@@ -21,14 +21,14 @@ _RUNS_AT_ONCE = 8  # mostly waiting for a vendor: a person's refresh must find a
 
 def make_sync_worker(process: Process, directory: ConnectionDirectory) -> Worker:
     """Make the worker; the budgets that its runs spend are shown with the process's others."""
-    accounts = RunAccounts(process.database, process.vendors, process.http, process.clock, process.metrics)
+    accounts = RunAccounts(process.database, process.record_vendors, process.http, process.clock, process.metrics)
 
     def open_account(connection: Connection, sync_type: SyncType) -> Account:
         process.budgets[str(connection.number)] = budget_of(process.database, connection, process.clock)
         return accounts.open(connection, sync_type)
 
     store = make_store(process.database, process.options.keyring, process.metrics, process.clock)
-    carriers = make_carriers(store, directory, process.vendors, open_account)
+    carriers = make_carriers(store, directory, process.record_vendors, open_account)
     return SyncWorker(
         store.runs, carriers, process.listener, process.clock, metrics=process.metrics, at_once=_RUNS_AT_ONCE
     )

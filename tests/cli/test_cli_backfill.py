@@ -23,7 +23,7 @@ from eventsync.stages.directory import ConnectionDirectory
 from eventsync.stages.sync_worker import SyncWorker
 from eventsync.supervisor import Supervisor
 from eventsync.telemetry import Metrics
-from eventsync.vendors import load_vendors
+from eventsync.vendors import load_vendors, record_vendors
 from eventsync.wiring import utc_now
 from eventsync.wiring.reconciling import RunAccounts, make_carriers, make_store
 
@@ -45,7 +45,9 @@ async def worker_process(pool: Database, keyring: Keyring) -> AsyncIterator[None
     directory = ConnectionDirectory(Connections(pool, keyring, vendors).load_connection, listener)
     store = make_store(pool, keyring, metrics, utc_now)
     async with aiohttp.ClientSession() as http:
-        carriers = make_carriers(store, directory, vendors, RunAccounts(pool, vendors, http, utc_now).open)
+        carriers = make_carriers(
+            store, directory, record_vendors(vendors), RunAccounts(pool, record_vendors(vendors), http, utc_now).open
+        )
         stop = asyncio.Event()
         worker = SyncWorker(store.runs, carriers, listener, utc_now)
         supervising = asyncio.create_task(Supervisor([worker, listener], metrics).run(stop))

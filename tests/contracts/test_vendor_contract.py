@@ -20,10 +20,10 @@ from eventsync.domain.webhooks import WebhookContext, WebhookReading
 from eventsync.sandbox import Faults, QuotaLimits, RunningSandbox, SandboxOptions, serve
 from eventsync.vendorkit.budget import Purpose, ReservationId
 from eventsync.vendorkit.http import VendorHttp
-from eventsync.vendorkit.vendor import Vendor, VendorClient
-from eventsync.vendors import load_vendors
+from eventsync.vendorkit.vendor import RecordVendor, VendorClient
+from eventsync.vendors import load_vendors, record_vendors
 
-VENDORS = load_vendors()
+VENDORS = record_vendors(load_vendors())
 CONNECTION_ID = ConnectionId(UUID(int=1))
 CONTEXT = WebhookContext(CONNECTION_ID)
 START_MS = 1_790_000_000_000  # September 2026
@@ -56,7 +56,7 @@ class CountingBudget:
 class Account:
     """A vendor's pretend service with our client on it."""
 
-    vendor: Vendor
+    vendor: RecordVendor
     running: RunningSandbox
     client: VendorClient
     budget: CountingBudget
@@ -68,12 +68,12 @@ class Account:
 
 
 @pytest.fixture(params=sorted(VENDORS))
-def vendor(request: pytest.FixtureRequest) -> Vendor:
+def vendor(request: pytest.FixtureRequest) -> RecordVendor:
     return VENDORS[request.param]
 
 
 @asynccontextmanager
-async def opened(vendor: Vendor, api_key: str | None = None, **options: Any) -> AsyncIterator[Account]:
+async def opened(vendor: RecordVendor, api_key: str | None = None, **options: Any) -> AsyncIterator[Account]:
     values: dict[str, Any] = {"clients": 20, "appointments": 60, "start_ms": START_MS, "quota": NO_QUOTA} | options
     chosen = SandboxOptions(vendor=vendor.name, **values)
     budget = CountingBudget()
@@ -86,12 +86,12 @@ async def opened(vendor: Vendor, api_key: str | None = None, **options: Any) -> 
 
 
 @pytest.fixture
-async def account(vendor: Vendor) -> AsyncIterator[Account]:
+async def account(vendor: RecordVendor) -> AsyncIterator[Account]:
     async with opened(vendor) as made:
         yield made
 
 
-def webhook_samples(vendor: Vendor) -> dict[str, bytes]:
+def webhook_samples(vendor: RecordVendor) -> dict[str, bytes]:
     folder = resources.files(f"eventsync.vendors.{vendor.name}") / "samples"
     return {entry.name: entry.read_bytes() for entry in folder.iterdir() if not entry.name.startswith("api_")}
 
@@ -110,14 +110,14 @@ def check_orderly(changes: Sequence[Change]) -> None:
             assert change.version.to_bytes()
 
 
-def test_a_vendor_is_data_that_makes_sense(vendor: Vendor) -> None:
+def test_a_vendor_is_data_that_makes_sense(vendor: RecordVendor) -> None:
     assert VENDORS[vendor.name] is vendor
     assert vendor.default_base_url.startswith("https://")
     assert not vendor.default_base_url.endswith("/")
     assert vendor.limits.calls_per_minute > 0
 
 
-def test_every_sample_of_a_webhook_is_read_the_same_each_time(vendor: Vendor) -> None:
+def test_every_sample_of_a_webhook_is_read_the_same_each_time(vendor: RecordVendor) -> None:
     samples = webhook_samples(vendor)
     assert samples
     for body in samples.values():
@@ -134,7 +134,7 @@ def test_every_sample_of_a_webhook_is_read_the_same_each_time(vendor: Vendor) ->
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"\0", b"<html>", b"[" * 100_000, b'{"a":' * 100_000]
 )
-def test_a_body_that_is_no_webhook_is_rejected_with_a_reason(vendor: Vendor, body: bytes) -> None:
+def test_a_body_that_is_no_webhook_is_rejected_with_a_reason(vendor: RecordVendor, body: bytes) -> None:
     with pytest.raises(Rejected) as caught:
         vendor.read_webhook(body, {}, CONTEXT)
     assert caught.value.reason.isidentifier()
@@ -176,14 +176,14 @@ async def test_the_account_proves_its_credentials(account: Account) -> None:
     assert account.budget.reserved == 1
 
 
-async def test_a_wrong_key_is_a_matter_of_configuration(vendor: Vendor) -> None:
+async def test_a_wrong_key_is_a_matter_of_configuration(vendor: RecordVendor) -> None:
     async with opened(vendor, api_key="wrong-key") as account:
         with pytest.raises(Misconfigured) as caught:
             await account.client.check_credentials()
         assert "wrong-key" not in str(caught.value)
 
 
-async def test_the_vendors_limit_closes_the_budget(vendor: Vendor) -> None:
+async def test_the_vendors_limit_closes_the_budget(vendor: RecordVendor) -> None:
     async with opened(vendor, quota=QuotaLimits(per_minute=1, per_day=None)) as account:
         await account.client.check_credentials()
         with pytest.raises(Transient) as caught:
@@ -192,7 +192,7 @@ async def test_the_vendors_limit_closes_the_budget(vendor: Vendor) -> None:
 
 
 @pytest.mark.parametrize("faults", [Faults(api_error=1.0), Faults(api_html=1.0)])
-async def test_a_vendor_in_trouble_is_transient_and_never_an_answer(vendor: Vendor, faults: Faults) -> None:
+async def test_a_vendor_in_trouble_is_transient_and_never_an_answer(vendor: RecordVendor, faults: Faults) -> None:
     async with opened(vendor) as account:
         (reading, *_) = account.webhooks_of(fired_actions(account)[0])
         assert reading.subject is not None

@@ -19,18 +19,18 @@ from eventsync.domain.connections import Connection, ConnectionId, OrganizationI
 from eventsync.domain.errors import EventsyncError, Rejected
 from eventsync.domain.records import Appointment, content_hash
 from eventsync.domain.webhooks import WebhookContext
-from eventsync.vendorkit.vendor import Vendor
-from eventsync.vendors import load_vendors
+from eventsync.vendorkit.vendor import RecordVendor
+from eventsync.vendors import load_vendors, record_vendors
 
 EXAMPLES = 2_000 if os.environ.get("EVENTSYNC_PROVE") else 300
-VENDORS = load_vendors()
+VENDORS = record_vendors(load_vendors())
 CONNECTION_ID = ConnectionId(UUID(int=1))
 CONTEXT = WebhookContext(CONNECTION_ID)
 
 each_vendor = pytest.mark.parametrize("vendor", VENDORS.values(), ids=VENDORS)
 
 
-def subjects(vendor: Vendor) -> list[EntityRef]:
+def subjects(vendor: RecordVendor) -> list[EntityRef]:
     """Every record that the vendor's samples speak of."""
     readings = [vendor.read_webhook(orjson.dumps(sample), {}, CONTEXT) for sample in webhook_samples(vendor)]
     return sorted({change.entity for reading in readings for change in reading.changes})
@@ -58,7 +58,7 @@ def check_storable(changes: Sequence[Change]) -> None:
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data(), sent=headers)
 def test_any_webhook_is_read_or_rejected_with_a_reason(
-    vendor: Vendor, data: st.DataObject, sent: tuple[tuple[str, str], ...]
+    vendor: RecordVendor, data: st.DataObject, sent: tuple[tuple[str, str], ...]
 ) -> None:
     body = data.draw(readable_bodies(vendor) | readable_bodies(vendor) | webhook_bodies(vendor))
     try:
@@ -73,7 +73,7 @@ def test_any_webhook_is_read_or_rejected_with_a_reason(
 @each_vendor
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
-def test_any_answer_to_a_read_is_understood_or_fails_as_declared(vendor: Vendor, data: st.DataObject) -> None:
+def test_any_answer_to_a_read_is_understood_or_fails_as_declared(vendor: RecordVendor, data: st.DataObject) -> None:
     entity = data.draw(st.sampled_from(subjects(vendor)))
     answer = data.draw(api_answers(vendor) | any_json)
     if isinstance(answer, dict) and data.draw(st.booleans()):

@@ -40,12 +40,12 @@ from eventsync.stages.reconcile import Reconciler
 from eventsync.stages.run_report import RunReport
 from eventsync.vendorkit.http import VendorHttp
 from eventsync.vendorkit.waiting import WaitingBudget
-from eventsync.vendors import load_vendors
+from eventsync.vendors import load_vendors, record_vendors
 from stages.spine import Spine
 
 LEASE = timedelta(minutes=5)
 NO_QUOTA = QuotaLimits(per_minute=None, per_day=None)
-VENDORS = load_vendors()
+VENDORS = record_vendors(load_vendors())
 
 
 class SiteClock:

@@ -18,12 +18,12 @@ from eventsync.domain.connections import WebhookVerifier
 from eventsync.domain.events import new_event_id
 from eventsync.stages.incoming import incoming
 from eventsync.stages.refetch import MAX_ATTEMPTS, Refetcher
-from eventsync.vendorkit.vendor import Vendor
-from eventsync.vendors import load_vendors
+from eventsync.vendorkit.vendor import RecordVendor
+from eventsync.vendors import load_vendors, record_vendors
 from stages.spine import Spine, a_connection
 
 EXAMPLES = 1_000 if os.environ.get("EVENTSYNC_PROVE") else 100
-VENDORS = load_vendors()
+VENDORS = record_vendors(load_vendors())
 FAULTS_OF_OURS = {"internal_error", "database_refused", "kills_the_consumer", "kills_the_worker"}
 # Otherwise the first far future among the modification times would make all later webhooks stale.
 _FORGOTTEN = "DELETE FROM appointments; DELETE FROM patient_identities; DELETE FROM patients; DELETE FROM documents"
@@ -34,7 +34,7 @@ Sent = tuple[tuple[tuple[str, str], ...], bytes]
 class Trial:
     """A handful of webhooks that come together, and the answers that the vendor then gives."""
 
-    def __init__(self, spine: Spine, database: asyncpg.Connection, vendor: Vendor) -> None:
+    def __init__(self, spine: Spine, database: asyncpg.Connection, vendor: RecordVendor) -> None:
         self._spine = spine
         self._database = database
         self._vendor = vendor
@@ -84,7 +84,7 @@ class Trial:
 
 @pytest.mark.parametrize("vendor", VENDORS.values(), ids=VENDORS)
 async def test_whatever_a_vendor_sends_and_answers_every_event_ends(
-    spine: Spine, database: asyncpg.Connection, vendor: Vendor
+    spine: Spine, database: asyncpg.Connection, vendor: RecordVendor
 ) -> None:
     trial = Trial(spine, database, vendor)
     loop = asyncio.get_running_loop()

@@ -10,7 +10,7 @@ from eventsync.domain.records import Content, RecordKind
 from eventsync.domain.webhooks import WebhookContext, WebhookReading
 from eventsync.vendorkit.http import VendorHttp
 from eventsync.vendorkit.listing import ListingRules
-from eventsync.vendorkit.vendor import Vendor, VendorLimits
+from eventsync.vendorkit.vendor import RecordVendor, SignatureForm, VendorLimits
 from eventsync.vendors.intakeq.announcements import announcement_of
 from eventsync.vendors.intakeq.client import IntakeQClient
 from eventsync.vendors.intakeq.paging import ROWS_PER_PAGE
@@ -23,6 +23,7 @@ class IntakeQ:
     name = "intakeq"
     default_base_url = "https://intakeq.com/api/v1"
     limits = VendorLimits(calls_per_minute=10, calls_per_day=500)
+    webhook_signature: SignatureForm | None = None  # IntakeQ signs nothing: its webhooks are known by their token
     listing_rules = ListingRules(rows_per_page=ROWS_PER_PAGE, deletions_told_for=timedelta(days=10))
 
     def read_webhook(self, body: bytes, headers: Mapping[str, str], context: WebhookContext) -> WebhookReading:
@@ -40,4 +41,4 @@ class IntakeQ:
         return announcement_of(kind, changed_fields, content, is_new=is_new)
 
 
-VENDOR: Vendor = IntakeQ()
+VENDOR: RecordVendor = IntakeQ()

@@ -1,0 +1,244 @@
+"""The outbound queue, whose rows are the truth: what is to be sent next, and how each attempt ended.
+
+Stands between the triggers and people that fill `ecosystem_sync_queue` and stages/deliver, which works it off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+
+from eventsync.domain.connections import ConnectionId
+from eventsync.domain.deliveries import MAX_ATTEMPTS, Action, ItemId, ItemStatus, OutboundItem, OutboundMeasure
+from eventsync.postgres.database import Database, Session
+from eventsync.postgres.statements import load_statements
+
+_DIED = "The deliverer died while it sent this: nobody knows whether it arrived."
+_GIVEN_UP = f"{_DIED} It was the last of {MAX_ATTEMPTS} attempts: put the item back to pending to try again."
+
+
+@dataclass(frozen=True, slots=True)
+class _Sql:
+    lock_claims: str
+    find_pause: str
+    begin_probe: str
+    next_head: str
+    later_success: str
+    last_of_run: str
+    supersede: str
+    claim: str
+    succeed: str
+    fail: str
+    put_off: str
+    note_attempt: str
+    pause: str
+    resume: str
+    find_stuck: str
+    return_stuck: str
+    next_due: str
+    preview: str
+    count_unfinished: str
+    count_failed: str
+    oldest_waiting: str
+    list_pauses: str
+
+
+SQL = load_statements(_Sql, "outbound.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to make one attempt. `attempts` counts it; `claim_id` is the fence that its end must pass.
+
+    `superseded` are the items whose news this one carries as well. A probe is what a paused queue sends now and then.
+    """
+
+    item: OutboundItem
+    claim_id: UUID
+    attempts: int
+    claimed_at: datetime
+    is_probe: bool = False
+    superseded: tuple[ItemId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """An item as it stands before the others of its organization; `behind` counts those that wait for it."""
+
+    item: OutboundItem
+    attempts: int
+    available_at: datetime | None
+    behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """An item whose deliverer died: `is_given_up` where no attempt was left."""
+
+    id: ItemId
+    attempts: int
+    is_given_up: bool
+
+
+class OutboundQueue:
+    """`ecosystem_sync_queue`. Every method raises Transient (DatabaseAway) while PostgreSQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(self, connection_id: ConnectionId, now: datetime, leased_until: datetime) -> Claim | None:
+        """Take the item that has been due longest, and count the attempt; None where nothing may be sent now.
+
+        Updates that wait behind it are collapsed into the last, which is then the one taken. Where the account is
+        paused, one item is given out as a probe when that is due, and until `leased_until` no other.
+        """
+        async with self._database.transaction() as session:
+            await session.execute(SQL.lock_claims)
+            pause = await session.fetchrow(SQL.find_pause, connection_id)
+            if pause is not None and pause["probe_at"] > now and not pause["is_mended"]:
+                return None
+            head = await _next_head(session, now)
+            if head is None:
+                return None
+            if pause is not None:
+                await session.execute(SQL.begin_probe, connection_id, leased_until)
+            item_id, superseded = await _collapse(session, head, now)
+            claim_id = uuid4()
+            row = await session.fetchrow(SQL.claim, item_id, claim_id, now, leased_until)
+        return Claim(_item(row), claim_id, row["attempts"], now, pause is not None, superseded)
+
+    async def succeed(
+        self, claim: Claim, remote_org_id: str | None, http_status: int, now: datetime
+    ) -> datetime | None:
+        """End the item well. Answers when it was created; None where the claim has been lost: nothing is written."""
+        async with self._database.transaction() as session:
+            row = await session.fetchrow(SQL.succeed, claim.item.id, claim.claim_id, now, remote_org_id)
+            await _note(session, claim, row, now, http_status, None)
+        return None if row is None else row["created_at"]
+
+    async def fail(self, claim: Claim, error: str, http_status: int | None, now: datetime) -> bool:
+        """End the item as failed. False where the claim has been lost."""
+        async with self._database.transaction() as session:
+            row = await session.fetchrow(SQL.fail, claim.item.id, claim.claim_id, now, error)
+            await _note(session, claim, row, now, http_status, error)
+        return row is not None
+
+    async def put_off(
+        self,
+        claim: Claim,
+        error: str,
+        http_status: int | None,
+        now: datetime,
+        *,
+        until: datetime | None,
+        is_counted: bool,
+    ) -> bool:
+        """Let the item wait for its next attempt (`until` None: at once). False where the claim has been lost."""
+        async with self._database.transaction() as session:
+            row = await session.fetchrow(
+                SQL.put_off, claim.item.id, claim.claim_id, until, error, 0 if is_counted else 1
+            )
+            await _note(session, claim, row, now, http_status, error, is_counted=is_counted)
+        return row is not None
+
+    async def pause(self, connection_id: ConnectionId, reason: str, now: datetime, probe_at: datetime) -> bool:
+        """Halt the queue until a probe succeeds. Answers whether it was not halted before."""
+        async with self._database.session() as session:
+            return bool(await session.fetchval(SQL.pause, connection_id, reason, now, probe_at))
+
+    async def resume(self, connection_id: ConnectionId) -> datetime | None:
+        """Let the queue go on. Answers since when it had been halted, None where it was not."""
+        async with self._database.session() as session:
+            paused_at: datetime | None = await session.fetchval(SQL.resume, connection_id)
+        return paused_at
+
+    async def return_stuck(self, now: datetime) -> list[Stuck]:
+        """Put back the items whose deliverers died or, where no attempt is left to one, end it as failed."""
+        async with self._database.transaction() as session:
+            rows = await session.fetch(SQL.find_stuck, now)
+            found = [Stuck(row["id"], row["attempts"], row["attempts"] >= MAX_ATTEMPTS) for row in rows]
+            for given_up, message in ((False, _DIED), (True, _GIVEN_UP)):
+                ids = [stuck.id for stuck in found if stuck.is_given_up is given_up]
+                if ids:
+                    await session.execute(SQL.return_stuck, ids, now, MAX_ATTEMPTS, message)
+            for row in rows:
+                attempt = (row["id"], row["attempts"], True, row["last_attempt_at"], now, None, _DIED)
+                await session.execute(SQL.note_attempt, *attempt)
+        return found
+
+    async def next_due(self, now: datetime) -> datetime | None:
+        """Tell when there will be something to do although nobody rings; None where nothing is foreseen."""
+        async with self._database.session() as session:
+            due_at: datetime | None = await session.fetchval(SQL.next_due, now)
+        return due_at
+
+    async def preview(self, at_most: int) -> list[Preview]:
+        """List what would be sent, in the order of being due, those that wait for their next attempt included."""
+        async with self._database.session() as session:
+            rows = await session.fetch(SQL.preview, at_most)
+        return [Preview(_item(row), row["attempts"], row["available_at"], row["behind"]) for row in rows]
+
+    async def measure(self) -> OutboundMeasure:
+        """Tell how the queue stands; of what has ended, only what failed is counted."""
+        async with self._database.session() as session:
+            counts = {ItemStatus.PENDING: 0, ItemStatus.PROCESSING: 0}
+            counts |= {ItemStatus(row["status"]): row["count"] for row in await session.fetch(SQL.count_unfinished)}
+            counts[ItemStatus.FAILED] = await session.fetchval(SQL.count_failed)
+            waiting_since = await session.fetchval(SQL.oldest_waiting)
+            pause = await session.fetchrow(SQL.list_pauses)
+        if pause is None:
+            return OutboundMeasure(counts, waiting_since)
+        return OutboundMeasure(counts, waiting_since, pause["paused_at"], pause["reason"])
+
+
+async def _next_head(session: Session, now: datetime) -> Any | None:
+    """Find the item to be sent next, passing over those that tell less than the other side has seen since."""
+    while (head := await session.fetchrow(SQL.next_head, now)) is not None:
+        later = await session.fetchval(SQL.later_success, head["ecosystem_org_id"], head["position"])
+        if later is None:
+            return head
+        position = head["position"]
+        await session.execute(SQL.supersede, head["ecosystem_org_id"], later, position, position + 1, now)
+    return None
+
+
+async def _collapse(session: Session, head: Any, now: datetime) -> tuple[ItemId, tuple[ItemId, ...]]:
+    """Choose the last of the updates that wait one behind the other; those before it end with it."""
+    if head["action"] != Action.UPDATE:
+        return head["id"], ()
+    organization, position = head["ecosystem_org_id"], head["position"]
+    last = await session.fetchrow(SQL.last_of_run, organization, position)
+    if last is None:
+        return head["id"], ()
+    rows = await session.fetch(SQL.supersede, organization, last["id"], position, last["position"], now)
+    return last["id"], tuple(row["id"] for row in rows)
+
+
+async def _note(
+    session: Session,
+    claim: Claim,
+    row: Any | None,
+    now: datetime,
+    http_status: int | None,
+    error: str | None,
+    *,
+    is_counted: bool = True,
+) -> None:
+    if row is not None:
+        attempt = (claim.item.id, claim.attempts, is_counted, claim.claimed_at, now, http_status, error)
+        await session.execute(SQL.note_attempt, *attempt)
+
+
+def _item(row: Any) -> OutboundItem:
+    return OutboundItem(
+        id=ItemId(row["id"]),
+        entity_type=row["entity_type"],
+        ecosystem_org_id=row["ecosystem_org_id"],
+        action=Action(row["action"]),
+        payload=orjson.loads(row["payload"]),
+        idempotency_key=row["idempotency_key"],
+    )
