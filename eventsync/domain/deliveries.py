@@ -96,7 +96,7 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Halted:
-    """The account or its address is wrong: a person must mend the connection, and nothing is sent until a probe works."""
+    """The account or its address is wrong: a person must mend it, and until a probe works nothing else is sent."""
 
     message: str
     http_status: int | None = None
