@@ -74,17 +74,35 @@ class Installation:
             raise Rejected("unknown_connection", "there is no such connection: see `eventsync connections list`")
         return found
 
+    async def record_connection(self, reference: str) -> ConnectionSummary:
+        """Find a connection to a vendor whose records we copy. Raises Rejected, also where it is to a registry."""
+        found = await self.connection(reference)
+        if found.vendor not in self.record_vendors:
+            raise Rejected(
+                "not_a_record_vendor",
+                f"connection {found.number} is to {found.vendor}, of which no records are copied: name another one, see"
+                " `eventsync connections list`",
+            )
+        return found
+
     async def only_connection(self, reference: str | None) -> ConnectionSummary:
-        """Find the connection, or the only one there is where none is named. Raises Rejected."""
+        """Find the connection, or the only one there is where none is named; registries' do not count.
+
+        Raises Rejected.
+        """
         if reference is not None:
-            return await self.connection(reference)
-        living = [found for found in await self.connections.summaries(None) if found.disabled_at is None]
+            return await self.record_connection(reference)
+        living = [
+            found
+            for found in await self.connections.summaries(None)
+            if found.disabled_at is None and found.vendor in self.record_vendors
+        ]
         if len(living) != 1:
             raise Rejected(
                 "which_connection",
                 f"there are {len(living)} connections: name one with --connection"
                 if living
-                else "there is no connection yet: make one with `eventsync connections add`",
+                else "there is no connection whose records are copied yet: make one with `eventsync connections add`",
             )
         return living[0]
 
