@@ -28,6 +28,7 @@ class Metrics:
         self._tell_of_what_waits(self.registry)
         self._tell_of_notifications_and_workers(self.registry)
         self._tell_of_vendors(self.registry)
+        self._tell_of_deliveries(self.registry)
 
     def _tell_of_the_door(self, registry: CollectorRegistry) -> None:
         self.received = Counter(
@@ -136,6 +137,34 @@ class Metrics:
             "eventsync_webhook_silent_seconds",
             "How long a connection's webhook has been silent although its practice changed; else 0",
             ["connection"],
+            registry=registry,
+        )
+
+    def _tell_of_deliveries(self, registry: CollectorRegistry) -> None:
+        self.outbound_items = Gauge(
+            "eventsync_outbound_items",
+            "Items of the outbound queue; of those that ended, only what failed",
+            ["status"],
+            registry=registry,
+        )
+        self.outbound_oldest_seconds = Gauge(
+            "eventsync_outbound_oldest_seconds", "Age of the outbound queue's oldest unfinished item", registry=registry
+        )
+        self.outbound_attempts = Counter(
+            "eventsync_outbound_attempts",
+            "Attempts to deliver an item of the outbound queue; `lost`: the item was not ours any more at the end",
+            ["result"],
+            registry=registry,
+        )
+        self.outbound_delivery_seconds = Histogram(
+            "eventsync_outbound_delivery_seconds",
+            "From an item's creation to its being accepted",
+            buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.outbound_paused = Gauge(
+            "eventsync_outbound_paused",
+            "1 while the outbound queue waits for a person to mend its account",
             registry=registry,
         )
 
