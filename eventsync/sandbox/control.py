@@ -9,7 +9,7 @@ from aiohttp import web
 
 from eventsync.sandbox.arguments import Arguments
 from eventsync.sandbox.control_script import ScriptControl
-from eventsync.sandbox.control_wire import json_answer, json_lines, read_arguments, say_what_is_wrong
+from eventsync.sandbox.control_wire import json_answer, json_lines, read_arguments, say_what_is_wrong, whole_query
 from eventsync.sandbox.errors import BadArgumentError
 from eventsync.sandbox.quota import QuotaLimits, QuotaWindow
 from eventsync.sandbox.sandbox import Sandbox
@@ -54,16 +54,19 @@ class ControlApi:
         app.router.add_get("/ledger", self.ledger)
         app.router.add_post("/ledger", self.clear_ledger)
         ScriptControl(self._sandbox).add_routes(app)
+        self._sandbox.vendor.add_control_routes(app)
         return app
 
     async def truth(self, request: web.Request) -> web.StreamResponse:
         """JSON lines `{"kind","deleted","data"}`, one record each; `?kind=` limits them. One moment's copy."""
-        kind = request.query.get("kind")
-        known = self._sandbox.vendor.truth_kinds
+        facts = self._sandbox.truth(self._kind(request))
+        return await json_lines(request, ({"kind": x.kind, "deleted": x.deleted, "data": x.data} for x in facts))
+
+    def _kind(self, request: web.Request) -> str | None:
+        kind, known = request.query.get("kind"), self._sandbox.vendor.truth_kinds
         if kind is not None and kind not in known:
             raise BadArgumentError(f"kind must be one of {', '.join(known)}")
-        facts = self._sandbox.truth(kind)
-        return await json_lines(request, ({"kind": x.kind, "deleted": x.deleted, "data": x.data} for x in facts))
+        return kind
 
     async def stats(self, _request: web.Request) -> web.Response:
         """Counts, sizes, the time, and what is set."""
@@ -101,7 +104,7 @@ class ControlApi:
     async def quota(self, request: web.Request) -> web.Response:
         """`{per_minute, per_day, window, retry_after}`; 0 or less means no limit, what is left out its default."""
         arguments = await read_arguments(request)
-        default = QuotaLimits()
+        default = self._sandbox.vendor.default_quota
         minute, day = arguments.whole("per_minute"), arguments.whole("per_day")
         window = arguments.choice("window", tuple(QuotaWindow))
         retry_after = arguments.flag("retry_after")
@@ -182,11 +185,8 @@ class ControlApi:
 
     async def ledger(self, request: web.Request) -> web.StreamResponse:
         """JSON lines, one change of one record each, as LedgerEntry tells them; `?since=` a number, `?kind=`."""
-        since, kind = request.query.get("since", "0"), request.query.get("kind")
-        known = self._sandbox.vendor.truth_kinds
-        if not since.isdecimal() or (kind is not None and kind not in known):
-            raise BadArgumentError(f"since must be a whole number, and kind one of {', '.join(known)}")
-        entries = self._sandbox.ledger.entries(int(since), kind)
+        since, kind = whole_query(request, "since"), self._kind(request)
+        entries = self._sandbox.ledger.entries(since, kind)
         return await json_lines(request, (entry.as_json() for entry in entries))
 
     async def clear_ledger(self, request: web.Request) -> web.Response:

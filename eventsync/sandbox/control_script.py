@@ -29,7 +29,7 @@ class ScriptControl:
         return self._pending()
 
     async def add(self, request: web.Request) -> web.Response:
-        """One scripted call more: `{route, call, times, query, answer, status, retry_after_s, before, after}`.
+        """One scripted call more: `{route, method, call, times, query, answer, status, retry_after_s, before, after}`.
 
         Members mean what ScriptedCall's do; `times` 0 is from then on, `before` and `after` are an action with its
         arguments (`{"action": "delete"}`). `{"clear": true}` first empties the script, and may come alone.
@@ -59,6 +59,7 @@ class ScriptControl:
         answer = arguments.choice("answer", tuple(ApiAnswer))
         return ScriptedCall(
             route=route,
+            method=arguments.text("method"),
             call=1 if call is None else call,
             times=1 if times is None else times or None,
             query=_query(arguments.mapping("query") or {}),
@@ -96,6 +97,7 @@ def _query(values: Mapping[str, Any]) -> dict[str, str | None]:
 def _told(call: ScriptedCall) -> dict[str, Any]:
     return {
         "route": call.route,
+        "method": call.method,
         "call": call.call,
         "times": call.times,
         "query": dict(call.query),

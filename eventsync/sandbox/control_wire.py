@@ -47,6 +47,14 @@ async def read_arguments(request: web.Request) -> Arguments:
     return Arguments(value)
 
 
+def whole_query(request: web.Request, name: str) -> int:
+    """A whole number of the query, 0 when absent; raises BadArgumentError for anything else."""
+    value = request.query.get(name, "0")
+    if not value.isdecimal():
+        raise BadArgumentError(f"{name} must be a whole number")
+    return int(value)
+
+
 @web.middleware
 async def say_what_is_wrong(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer 400 to what is badly put and 409 to what cannot be done now, with `{"error": …}`."""

@@ -16,7 +16,7 @@ import aiohttp
 
 from eventsync.sandbox.fate import CONNECTION, TIMEOUT, UNTARGETED, Delivery
 from eventsync.sandbox.faults import Copy, Faults, plan_copies
-from eventsync.sandbox.signing import Signing
+from eventsync.sandbox.signing import SignatureForm, Signing
 from eventsync.sandbox.stats import Stats
 from eventsync.sandbox.vendor import Webhook
 
@@ -44,6 +44,7 @@ class WebhookSender:
         rng: random.Random,
         stats: Stats,
         signing: Signing | None = None,
+        signature_form: SignatureForm | None = None,
         limits: SenderLimits | None = None,
     ) -> None:
         self.targets = dict(targets)
@@ -51,6 +52,7 @@ class WebhookSender:
         self._rng = rng
         self._stats = stats
         self._signing = signing
+        self._signature_form = signature_form or SignatureForm()
         self._limits = limits or SenderLimits()
         self._ready: asyncio.Queue[_Sending] = asyncio.Queue()
         self._held: list[tuple[int, int, _Sending]] = []  # heap: goes out after this many webhooks
@@ -216,7 +218,7 @@ class WebhookSender:
         """POST once; the answer's status, or what kept it from coming."""
         headers = {"Content-Type": "application/json"}
         if self._signing is not None:
-            headers.update(self._signing.headers(webhook.body))
+            headers.update(self._signing.headers(webhook.body, self._signature_form))
         url = self.targets.get(webhook.kind)
         if url is None:  # the target was taken away meanwhile
             return UNTARGETED

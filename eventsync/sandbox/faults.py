@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-_SHARES = ("drop", "duplicate", "delay", "reorder", "api_error", "api_html", "api_slow")
+_SHARES = ("drop", "duplicate", "delay", "reorder", "api_error", "api_html", "api_lost", "api_slow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,7 @@ class Faults:
     reorder_hold_s: float = 0.5  # with nothing following, what waits to be overtaken goes out after this
     api_error: float = 0.0  # API calls answered 500
     api_html: float = 0.0  # API calls answered with a maintenance page in HTML, status 200 or 503
+    api_lost: float = 0.0  # API calls done as asked, whose answer never comes: the connection ends instead
     api_slow: float = 0.0  # API calls answered late, between api_slow_min_s and api_slow_max_s
     api_slow_min_s: float = 0.5
     api_slow_max_s: float = 3.0
@@ -101,6 +102,7 @@ class ApiFaultKind(StrEnum):
 
     ERROR = "error"
     HTML = "html"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +124,6 @@ def plan_api_call(faults: Faults, rng: random.Random) -> ApiFault:
         return ApiFault(ApiFaultKind.ERROR, 500, wait_s)
     if html < faults.api_html:
         return ApiFault(ApiFaultKind.HTML, 200 if choice < 0.5 else 503, wait_s)
+    if choice < faults.api_lost:
+        return ApiFault(ApiFaultKind.LOST, wait_s=wait_s)
     return ApiFault(wait_s=wait_s)

@@ -11,8 +11,9 @@ from eventsync.sandbox.clock import SandboxClock
 from eventsync.sandbox.faults import ApiFaultKind, Faults, plan_api_call
 from eventsync.sandbox.quota import Quota
 from eventsync.sandbox.script import ApiScript, Hook
-from eventsync.sandbox.spoiling import Spoiler, html_page
+from eventsync.sandbox.spoiling import Spoiler, cut, html_page, is_cut
 from eventsync.sandbox.stats import Stats
+from eventsync.sandbox.vendor import ApiForm
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -20,14 +21,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class ApiGate:
     """Checks, counts and spoils API calls; `api_key`, `quota` and `faults` may be replaced while it runs.
 
-    Routes are counted in full, and known to the script without `prefix`.
+    Routes are counted in full, and known to the script without the form's prefix.
     """
 
     def __init__(
         self,
         *,
-        header: str,
-        prefix: str,
+        form: ApiForm,
         script: ApiScript,
         api_key: str,
         quota: Quota,
@@ -40,9 +40,8 @@ class ApiGate:
         self.quota = quota
         self.faults = faults
         self.script = script
-        self._header = header
-        self._prefix = prefix
-        self._spoiler = Spoiler()
+        self._form = form
+        self._spoiler = Spoiler(form)
         self._rng = rng
         self._clock = clock
         self._stats = stats
@@ -55,21 +54,23 @@ class ApiGate:
             resource = request.match_info.route.resource
             route = resource.canonical if resource is not None else "unknown"
             self._stats.api_calls[f"{request.method} {route}"] += 1
-            answer = await self._answer(route.removeprefix(self._prefix), request, handler)
-            self._stats.api_answers[str(answer.status)] += 1
+            answer = await self._answer(route.removeprefix(self._form.prefix), request, handler)
+            self._stats.api_answers["none" if is_cut(request) else str(answer.status)] += 1
             return answer
 
         return through_gate
 
     async def _answer(self, route: str, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.headers.get(self._header) != self.api_key:
-            return web.json_response({"Message": "Unauthorized"}, status=401)
+        if request.headers.get(self._form.auth_header) != self._form.auth_prefix + self.api_key:
+            return self._refusal("Unauthorized", 401)
         wait_s = self.quota.take(self._clock.now_ms())
         if wait_s is not None:
             self._stats.rate_limited += 1
-            headers = {"Retry-After": str(wait_s)} if self.quota.limits.retry_after else {}
-            return web.json_response({"Message": "Too many requests"}, status=429, headers=headers)
-        due = self.script.play(route, request.query)
+            refusal = self._refusal("Too many requests", 429)
+            if self.quota.limits.retry_after:
+                refusal.headers["Retry-After"] = str(wait_s)
+            return refusal
+        due = self.script.play(request.method, route, request.query)
         await _run([call.before for call in due])
         scripted = next((call for call in due if call.answer is not None), None)
         answer = await self._spoiler.answer(scripted, route, request, lambda: self._by_chance(request, handler))
@@ -81,13 +82,20 @@ class ApiGate:
         if fault.wait_s > 0:
             await asyncio.sleep(fault.wait_s)
         if fault.kind is ApiFaultKind.ERROR:
-            return web.json_response({"Message": "An error has occurred."}, status=fault.status)
+            return self._refusal("An error has occurred.", fault.status)
         if fault.kind is ApiFaultKind.HTML:
             return html_page(fault.status, "We are down for maintenance")
+        answer = await self._true_answer(request, handler)
+        return cut(request) if fault.kind is ApiFaultKind.LOST else answer
+
+    async def _true_answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except (web.HTTPBadRequest, web.HTTPMethodNotAllowed) as refused:
-            return web.json_response({"Message": refused.text}, status=refused.status)
+            return self._refusal(refused.text or refused.reason, refused.status)
+
+    def _refusal(self, words: str, status: int) -> web.Response:
+        return web.json_response(self._form.error_body(words), status=status)
 
 
 async def _run(hooks: Sequence[Hook | None]) -> None:

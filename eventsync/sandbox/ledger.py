@@ -18,7 +18,7 @@ class LedgerEntry:
     number: int
     at_ms: int
     action: str
-    kind: str  # appointment, client, intake, note or invoice
+    kind: str  # one of the vendor's truth kinds
     record_id: str
     modified_ms: int  # the record's time of change as its API tells it
     event: str | None = None  # the webhook's name; None for a change that none announces

@@ -18,9 +18,12 @@ DEFAULT_API_KEY = "sandbox-api-key"  # opens invented data only
 class SandboxOptions:
     """One pretend vendor on one port; the same seed, sizes and `start_ms` give the same practice.
 
-    `webhook_targets`: URL by kind (appointment, intake, note, invoice). `rate_per_s` above 0 starts traffic at once.
-    `practice_id` None derives one from the seed. With `state_path` the practice is loaded from there if the file
-    exists, saved every `save_every_s` while it changes, and on leaving; size and id then come from the file.
+    `webhook_targets`: URL by kind (IntakeQ: appointment, intake, note, invoice; Colectiva: payment). `rate_per_s`
+    above 0 starts traffic at once. With `state_path` the vendor's data is loaded from there if the file exists, saved
+    every `save_every_s` while it changes, and on leaving; size and id then come from the file.
+    The sizes, `practice_id` (None derives one from the seed), `time_zone` and the two shares of oddities are a
+    practice's; Colectiva, who has none, begins empty and refuses a `practice_id`.
+    `quota` None is the vendor's own; `signing` without a header signs in the vendor's form.
     `speed` 0 lets the sandbox's time stand until its clock is moved by hand; `clock` is a clock of the caller's own
     instead of `start_ms` and `speed`. Senders, answers' delays and traffic always live in real time.
     """
@@ -41,7 +44,7 @@ class SandboxOptions:
     tie_share: float = 0.0
     float_share: float = 0.1
     faults: Faults = field(default_factory=Faults)
-    quota: QuotaLimits = field(default_factory=QuotaLimits)
+    quota: QuotaLimits | None = None
     signing: Signing | None = None
     sender: SenderLimits = field(default_factory=SenderLimits)
     webhook_targets: Mapping[str, str] = field(default_factory=dict)

@@ -23,6 +23,7 @@ class ApiAnswer(StrEnum):
         "cut"  # the connection ends without an answer; aiohttp's client asks once more by itself: `times` 2 is noticed
     )
     CUT_MIDWAY = "cut_midway"  # the connection ends in the middle of the true answer
+    LOST = "lost"  # the call is done as asked, then the connection ends without an answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +31,15 @@ class ScriptedCall:
     """Which call, counted from now among those that fit, is answered how; `times` None means from then on.
 
     `route` is as the vendor documents it below the API's prefix, such as "/appointments", "/clients" or
-    "/appointments/{id}"; "*" is any. `query` are parameters that the call must have, as text, without regard to their
-    names' case; None means that it must not have the parameter ({"page": "2", "deletedOnly": None}).
+    "/appointments/{id}"; "*" is any. `method` is one such as "POST", None for any. `query` are parameters that the call
+    must have, as text, without regard to their names' case; None means that it must not have the parameter
+    ({"page": "2", "deletedOnly": None}).
     Calls with a wrong key or above the quota do not count. `before` runs before the true answer is made, `after` when
     it is made but not yet sent: what happens there is missing from the page, and on its way before the page is read.
     """
 
     route: str
+    method: str | None = None
     call: int = 1
     times: int | None = 1
     query: Mapping[str, str | None] = field(default_factory=dict)
@@ -54,9 +57,9 @@ class ScriptedCall:
         if self.answer is None and self.before is None and self.after is None:
             raise BadArgumentError(f"give an answer ({', '.join(ApiAnswer)}), or something to do before or after it")
 
-    def fits(self, route: str, query: Mapping[str, str]) -> bool:
+    def fits(self, method: str, route: str, query: Mapping[str, str]) -> bool:
         """Whether it is about such a call."""
-        if self.route not in (ANY_ROUTE, route):
+        if self.route not in (ANY_ROUTE, route) or self.method not in (None, method):
             return False
         values = {name.lower(): value for name, value in query.items()}
         return all(values.get(name.lower()) == value for name, value in self.query.items())
@@ -103,9 +106,9 @@ class ApiScript:
         """Answer the truth from now on."""
         self._pending.clear()
 
-    def play(self, route: str, query: Mapping[str, str]) -> tuple[ScriptedCall, ...]:
+    def play(self, method: str, route: str, query: Mapping[str, str]) -> tuple[ScriptedCall, ...]:
         """Count a call and name what is due at it: all hooks run, the first answer is given."""
-        fitting = [pending for pending in self._pending if pending.call.fits(route, query)]
+        fitting = [pending for pending in self._pending if pending.call.fits(method, route, query)]
         for pending in fitting:
             pending.seen += 1
         self._pending = [pending for pending in self._pending if not pending.is_over]

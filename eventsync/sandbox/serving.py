@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from eventsync.sandbox.clock import SandboxClock
+from eventsync.sandbox.colectiva.vendor import open_colectiva, reopen_colectiva
 from eventsync.sandbox.control import PREFIX, ControlApi
 from eventsync.sandbox.delivery import WebhookSender
 from eventsync.sandbox.errors import OptionsError, StateError
@@ -36,7 +37,10 @@ class _Opening:
     saved: Callable[[dict[str, Any]], PretendVendor]
 
 
-_OPENINGS = {"intakeq": _Opening(open_intakeq, reopen_intakeq)}
+_OPENINGS = {
+    "intakeq": _Opening(open_intakeq, reopen_intakeq),
+    "colectiva": _Opening(open_colectiva, reopen_colectiva),
+}
 VENDORS = tuple(_OPENINGS)
 _MAX_BODY_BYTES = 1 << 20
 _SHUTDOWN_S = 2.0
@@ -50,7 +54,7 @@ class RunningSandbox:
     api_url: str  # base of the vendor's API, what a connection is given
     control_url: str
     api_key: str
-    practice_id: str
+    practice_id: str | None  # None where the vendor's webhooks carry no account
     sandbox: Sandbox
 
 
@@ -107,14 +111,14 @@ def _compose(options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock
         rng=random.Random(f"{options.seed}:webhook faults"),
         stats=stats,
         signing=options.signing,
+        signature_form=vendor.signature_form,
         limits=options.sender,
     )
     gate = ApiGate(
-        header=vendor.auth_header,
-        prefix=vendor.api_prefix,
-        script=ApiScript(vendor.api_routes),
+        form=vendor.api,
+        script=ApiScript(vendor.api.routes),
         api_key=options.api_key,
-        quota=Quota(options.quota),
+        quota=Quota(vendor.default_quota if options.quota is None else options.quota),
         faults=options.faults,
         rng=random.Random(f"{options.seed}:api faults"),
         clock=clock,
@@ -135,7 +139,7 @@ def _application(sandbox: Sandbox) -> web.Application:
     api = web.Application(middlewares=[sandbox.gate.middleware()], client_max_size=_MAX_BODY_BYTES)
     sandbox.vendor.add_routes(api, sandbox.clock.now_ms)
     app = web.Application()
-    app.add_subapp(sandbox.vendor.api_prefix, api)
+    app.add_subapp(sandbox.vendor.api.prefix, api)
     app.add_subapp(PREFIX, ControlApi(sandbox).application())
     return app
 
@@ -146,7 +150,7 @@ def _running(options: SandboxOptions, vendor: PretendVendor, sandbox: Sandbox, r
     base_url = f"http://{host}:{port}"
     return RunningSandbox(
         base_url=base_url,
-        api_url=base_url + vendor.api_prefix,
+        api_url=base_url + vendor.api.prefix,
         control_url=base_url + PREFIX,
         api_key=options.api_key,
         practice_id=vendor.account_id,

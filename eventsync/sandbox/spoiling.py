@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from eventsync.sandbox.script import ApiAnswer, ScriptedCall
+from eventsync.sandbox.vendor import ApiForm
 
 Answering = Callable[[], Awaitable[web.StreamResponse]]
 
@@ -20,7 +21,8 @@ def html_page(status: int, text: str) -> web.Response:
 class Spoiler:
     """Makes scripted answers; it remembers the last good body of each route for pages that repeat."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: ApiForm) -> None:
+        self._form = form
         self._last_bodies: dict[str, bytes] = {}
 
     async def answer(
@@ -34,25 +36,33 @@ class Spoiler:
             return self._remembered(route, await true_answer())
         if kind is ApiAnswer.CUT_MIDWAY:
             return await _cut_midway(request, await true_answer())
-        return _cut(request) if kind is ApiAnswer.CUT else _wrong(call)
+        if kind is ApiAnswer.LOST:
+            await true_answer()
+            return cut(request)
+        return cut(request) if kind is ApiAnswer.CUT else self._wrong(call)
 
     def _remembered(self, route: str, answer: web.StreamResponse) -> web.StreamResponse:
         if answer.status == 200 and isinstance(answer, web.Response) and isinstance(answer.body, bytes):
             self._last_bodies[route] = answer.body
         return answer
 
+    def _wrong(self, call: ScriptedCall) -> web.Response:
+        if call.answer is ApiAnswer.EMPTY_LIST:
+            return web.json_response(self._form.empty_list)
+        if call.answer is ApiAnswer.HTML:
+            return html_page(call.status, "We are down for maintenance")
+        headers = {} if call.retry_after_s is None else {"Retry-After": str(call.retry_after_s)}
+        body = self._form.error_body(_MESSAGES.get(call.status, "An error has occurred."))
+        return web.json_response(body, status=call.status, headers=headers)
 
-def _wrong(call: ScriptedCall) -> web.Response:
-    if call.answer is ApiAnswer.EMPTY_LIST:
-        return web.json_response([])
-    if call.answer is ApiAnswer.HTML:
-        return html_page(call.status, "We are down for maintenance")
-    headers = {} if call.retry_after_s is None else {"Retry-After": str(call.retry_after_s)}
-    message = _MESSAGES.get(call.status, "An error has occurred.")
-    return web.json_response({"Message": message}, status=call.status, headers=headers)
+
+def is_cut(request: web.Request) -> bool:
+    """Whether nobody can get an answer any more: the connection was ended, by us or by the caller."""
+    return request.transport is None or request.transport.is_closing()
 
 
-def _cut(request: web.Request) -> web.Response:
+def cut(request: web.Request) -> web.Response:
+    """End the connection without an answer."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=500)  # nobody gets it

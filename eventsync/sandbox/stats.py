@@ -20,7 +20,7 @@ class Stats:
     abandoned: int = 0  # not yet sent when the sandbox stopped
     actions: Counter[str] = field(default_factory=Counter)
     api_calls: Counter[str] = field(default_factory=Counter)  # by method and route
-    api_answers: Counter[str] = field(default_factory=Counter)  # by status
+    api_answers: Counter[str] = field(default_factory=Counter)  # by status; "none" where the connection was cut
     rate_limited: int = 0
     failed_saves: int = 0  # of the state file
 

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from eventsync.sandbox.arguments import Arguments
+from eventsync.sandbox.quota import QuotaLimits
+from eventsync.sandbox.signing import SignatureForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +69,34 @@ class Fact:
     data: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiForm:
+    """What the shared parts need to know of a vendor's API.
+
+    `routes` are as they are registered, below the prefix; `error_body` writes a refusal in the vendor's manner.
+    """
+
+    prefix: str
+    routes: tuple[str, ...]
+    auth_header: str
+    auth_prefix: str = ""  # before the key, such as "Bearer "
+    error_body: Callable[[str], dict[str, Any]]
+    empty_list: Any  # how a list without rows is written
+
+
 class PretendVendor(Protocol):
     """A vendor without clock and network: everything happens at a time that is passed in."""
 
     name: str
     webhook_kinds: tuple[str, ...]
     truth_kinds: tuple[str, ...]
-    api_routes: tuple[str, ...]  # as they are registered, below the prefix
-    api_prefix: str
-    auth_header: str
+    api: ApiForm
+    default_quota: QuotaLimits
+    signature_form: SignatureForm
 
     @property
-    def account_id(self) -> str:
-        """The vendor's id of this account, such as IntakeQ's PracticeId."""
+    def account_id(self) -> str | None:
+        """The id of this account that webhooks carry, such as IntakeQ's PracticeId; None where they carry none."""
 
     @property
     def serial(self) -> int:
@@ -103,7 +120,10 @@ class PretendVendor(Protocol):
         """How many records of each kind there are."""
 
     def add_routes(self, app: web.Application, now_ms: Callable[[], int]) -> None:
-        """Serve the documented API; authentication, quota and faults are the gate's."""
+        """Serve the documented API; authentication, quota and faults are the gate's, the app's first middleware."""
+
+    def add_control_routes(self, app: web.Application) -> None:
+        """Serve what only this vendor has to tell, below the control API's prefix."""
 
     def to_state(self) -> dict[str, Any]:
         """Everything, as JSON values and dataclasses that orjson can write."""

@@ -19,10 +19,10 @@ from eventsync.sandbox.intakeq.booking import (
     new_appointment,
     slot_ms,
 )
-from eventsync.sandbox.intakeq.pool import Pool
 from eventsync.sandbox.intakeq.practice import Practice
 from eventsync.sandbox.intakeq.records import OPEN_STATUSES, Appointment, AppointmentStatus
 from eventsync.sandbox.intakeq.webhooks import appointment_webhook
+from eventsync.sandbox.pool import Pool
 from eventsync.sandbox.vendor import Effect, Webhook
 
 LARGEST_SERIES = 52

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from eventsync.sandbox.changes import ChangeFeed
 from eventsync.sandbox.errors import NotPossibleError, OptionsError
-from eventsync.sandbox.intakeq.changes import ChangeFeed
-from eventsync.sandbox.intakeq.pool import Pool
 from eventsync.sandbox.intakeq.records import (
     Appointment,
     AppointmentStatus,
@@ -27,6 +26,7 @@ from eventsync.sandbox.intakeq.records import (
     RecordKind,
     Service,
 )
+from eventsync.sandbox.pool import Pool
 from eventsync.sandbox.vendor import RecordChange
 
 K = TypeVar("K")

@@ -18,9 +18,20 @@ from eventsync.sandbox.intakeq.population import PracticeSize, populate
 from eventsync.sandbox.intakeq.practice import Practice, PracticeProfile, practice_from_state
 from eventsync.sandbox.intakeq.records import RecordKind
 from eventsync.sandbox.options import SandboxOptions
-from eventsync.sandbox.vendor import Action, Fact, RecordChange
+from eventsync.sandbox.quota import QuotaLimits
+from eventsync.sandbox.signing import SignatureForm
+from eventsync.sandbox.vendor import Action, ApiForm, Fact, RecordChange
 
 _WEBHOOK_KINDS = tuple(kind.value for kind in RecordKind if kind is not RecordKind.CLIENT)
+
+
+def _error_body(words: str) -> dict[str, Any]:
+    return {"Message": words}
+
+
+_API = ApiForm(prefix="/api/v1", routes=tuple(ROUTES), auth_header="X-Auth-Key", error_body=_error_body, empty_list=[])
+_STANDARD_PLAN = QuotaLimits(per_minute=10, per_day=500)
+_GATEWAY = SignatureForm()  # IntakeQ itself signs nothing
 
 
 @dataclass(slots=True)
@@ -32,9 +43,9 @@ class IntakeQVendor:
     name: str = "intakeq"
     webhook_kinds: tuple[str, ...] = _WEBHOOK_KINDS
     truth_kinds: tuple[str, ...] = tuple(kind.value for kind in RecordKind)
-    api_routes: tuple[str, ...] = tuple(ROUTES)
-    api_prefix: str = "/api/v1"
-    auth_header: str = "X-Auth-Key"
+    api: ApiForm = _API
+    default_quota: QuotaLimits = _STANDARD_PLAN
+    signature_form: SignatureForm = _GATEWAY
 
     @property
     def account_id(self) -> str:
@@ -99,6 +110,9 @@ class IntakeQVendor:
     def add_routes(self, app: web.Application, now_ms: Callable[[], int]) -> None:
         """Serve the API."""
         IntakeQApi(self.practice, now_ms).add_routes(app)
+
+    def add_control_routes(self, app: web.Application) -> None:
+        """Nothing: its API only reads, so the shared parts tell all."""
 
     def to_state(self) -> dict[str, Any]:
         """The whole practice."""

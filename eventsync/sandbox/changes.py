@@ -1,4 +1,4 @@
-"""The practice's latest changes by number: lists follow them record by record, and the ledger tells them."""
+"""A vendor's latest changes by number: lists follow them record by record, and the ledger tells them."""
 
 from collections import deque
 from itertools import islice
