@@ -61,8 +61,8 @@ CREATE FUNCTION eventsync_therapist(source jsonb) RETURNS jsonb LANGUAGE sql IMM
 $$;
 
 -- The item's payload for a row, or NULL where the row is no organization at Colectiva.
-CREATE FUNCTION eventsync_organization(entity_type text, source jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE STRICT AS
-$$
+CREATE FUNCTION eventsync_organization(entity_type text, source jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 BEGIN
     RETURN CASE entity_type WHEN 'practice' THEN eventsync_practice(source) ELSE eventsync_therapist(source) END;
 END $$;
@@ -289,7 +289,8 @@ BEGIN
                  AND t.tgargs = wanted AND t.tgenabled IN ('O', 'A')) THEN
         RETURN false;
     END IF;
-    EXECUTE format('CREATE OR REPLACE TRIGGER %I %s EXECUTE FUNCTION %I(%s)', called, format(moment, target), called, given);
+    EXECUTE format('CREATE OR REPLACE TRIGGER %I %s EXECUTE FUNCTION %I(%s)',
+                   called, format(moment, target), called, given);
     RETURN true;
 END $$;
 
@@ -345,6 +346,39 @@ BEGIN
     RETURN eventsync_drop_idle_triggers() OR dropped;
 END $$;
 
+-- Triggers of others that fill the queue from the same table: each change would be told twice.
+CREATE FUNCTION eventsync_rival_triggers(source regclass) RETURNS SETOF text LANGUAGE sql STABLE AS $$
+    SELECT t.tgname::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE t.tgrelid = source AND NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgenabled <> 'D'
+      AND p.prosrc ~* 'ecosystem_sync_queue|queue_ecosystem_sync' AND NOT starts_with(p.proname, 'eventsync_')
+    ORDER BY t.tgname
+$$;
+
+CREATE FUNCTION eventsync_drop_rival_triggers(source regclass) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    called text;
+BEGIN
+    FOR called IN SELECT eventsync_rival_triggers(source) LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', called, source);
+    END LOOP;
+END $$;
+
+-- How many organizations a table holds, how many of them were never queued, and the SQL that queues those.
+CREATE FUNCTION eventsync_unqueued(
+    entity_type text, source regclass, OUT organizations bigint, OUT never_queued bigint, OUT queue_them text
+) LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    condition text := format('NOT EXISTS (SELECT FROM ecosystem_sync_queue q'
+                             ' WHERE q.entity_type = %L AND q.entity_id = t.id)', entity_type);
+BEGIN
+    EXECUTE format('SELECT count(*), count(*) FILTER (WHERE %s) FROM %s t'
+                   ' WHERE eventsync_organization($1, to_jsonb(t)) IS NOT NULL', condition, source)
+        INTO organizations, never_queued USING entity_type;
+    queue_them := format('SELECT eventsync_queue_registration(%L, t.id, ''register'') FROM %s t WHERE %s%s',
+        entity_type, source, condition,
+        CASE entity_type WHEN 'therapist' THEN ' AND t.is_independent AND t.vetting_status = ''approved''' ELSE '' END);
+END $$;
+
 -- Who writes to an attached table queues items by our right, whatever their own search path and objects are. Row
 -- security that would hide rows from us is an error then, not an organization without a name. And nobody else may put
 -- such triggers on a table of theirs, or queue by hand, unless it is granted to them.
@@ -356,14 +390,15 @@ BEGIN
                   WHERE p.pronamespace = quote_ident(current_schema())::regnamespace
                     AND (p.prosecdef AND p.proname LIKE 'eventsync\_%'
                          OR p.proname IN ('eventsync_sources', 'eventsync_ensure_trigger', 'eventsync_attach',
-                                          'eventsync_detach', 'eventsync_drop_idle_triggers')) LOOP
+                                          'eventsync_detach', 'eventsync_drop_idle_triggers',
+                                          'eventsync_drop_rival_triggers')) LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', called, current_schema());
         EXECUTE format('ALTER FUNCTION %s SET row_security = off', called);
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', called);
     END LOOP;
 END $$;
 
--- The demo's organizations; whoever has such tables keeps their own, without triggers until `eventsync ecosystem attach`.
+-- The demo's organizations. Who has such tables keeps them, without triggers until `eventsync ecosystem attach`.
 DO $$
 BEGIN
     IF to_regclass('practices') IS NULL THEN
