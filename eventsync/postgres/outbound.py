@@ -5,8 +5,10 @@ Stands between the triggers and people that fill `ecosystem_sync_queue` and stag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,6 +19,8 @@ from eventsync.domain.deliveries import MAX_ATTEMPTS, Action, ItemId, ItemStatus
 from eventsync.postgres.database import Database, Session
 from eventsync.postgres.statements import load_statements
 
+_FIRST_LOOK = 100  # due items among which the next one is sought first
+_HELD_AT_ONCE = 1000
 _DIED = "The deliverer died while it sent this: nobody knows whether it arrived."
 _GIVEN_UP = f"{_DIED} It was the last of {MAX_ATTEMPTS} attempts: put the item back to pending to try again."
 
@@ -24,11 +28,12 @@ _GIVEN_UP = f"{_DIED} It was the last of {MAX_ATTEMPTS} attempts: put the item b
 @dataclass(frozen=True, slots=True)
 class _Sql:
     lock_claims: str
-    find_pause: str
+    find_account: str
     begin_probe: str
     next_head: str
-    later_success: str
-    last_of_run: str
+    hold_back: str
+    lock_organization: str
+    last_accepted: str
     supersede: str
     claim: str
     succeed: str
@@ -98,18 +103,17 @@ class OutboundQueue:
         """
         async with self._database.transaction() as session:
             await session.execute(SQL.lock_claims)
-            pause = await session.fetchrow(SQL.find_pause, connection_id)
-            if pause is not None and pause["probe_at"] > now and not pause["is_mended"]:
+            account = await session.fetchrow(SQL.find_account, connection_id, now)
+            if account is None or account["is_closed"]:
                 return None
-            head = await _next_head(session, now)
-            if head is None:
+            chosen = await _choose(session, now)
+            if chosen is None:
                 return None
-            if pause is not None:
-                await session.execute(SQL.begin_probe, connection_id, leased_until)
-            item_id, superseded = await _collapse(session, head, now)
+            if account["is_paused"]:
+                await session.execute(SQL.begin_probe, connection_id, leased_until, account["updated_at"])
             claim_id = uuid4()
-            row = await session.fetchrow(SQL.claim, item_id, claim_id, now, leased_until)
-        return Claim(_item(row), claim_id, row["attempts"], now, pause is not None, superseded)
+            row = await session.fetchrow(SQL.claim, chosen.id, claim_id, now, leased_until, chosen.waiting_since)
+        return Claim(_item(row), claim_id, row["attempts"], now, account["is_paused"], chosen.superseded)
 
     async def succeed(
         self, claim: Claim, remote_org_id: str | None, http_status: int, now: datetime
@@ -195,27 +199,63 @@ class OutboundQueue:
         return OutboundMeasure(counts, waiting_since, pause["paused_at"], pause["reason"])
 
 
-async def _next_head(session: Session, now: datetime) -> Any | None:
-    """Find the item to be sent next, passing over those that tell less than the other side has seen since."""
-    while (head := await session.fetchrow(SQL.next_head, now)) is not None:
-        later = await session.fetchval(SQL.later_success, head["ecosystem_org_id"], head["position"])
-        if later is None:
-            return head
-        position = head["position"]
-        await session.execute(SQL.supersede, head["ecosystem_org_id"], later, position, position + 1, now)
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The item to be sent next, and what ends with it."""
+
+    id: ItemId
+    waiting_since: datetime
+    superseded: tuple[ItemId, ...]
+
+
+async def _choose(session: Session, now: datetime) -> _Choice | None:
+    """Find the item to be sent next, ending those that tell less than the other side has seen since.
+
+    An organization of which somebody is editing a waiting item waits for that: it may be what is to be sent instead.
+    """
+    busy: list[str] = []
+    while (head := await _next_head(session, now, busy)) is not None:
+        organization = head["ecosystem_org_id"]
+        waiting = await session.fetch(SQL.lock_organization, organization)
+        if not all(row["is_ours"] for row in waiting):
+            busy.append(organization)
+        elif outdated := await _outdated(session, organization, waiting):
+            ids, accepted_id = outdated
+            await session.execute(SQL.supersede, ids, accepted_id, now)
+        elif waiting[0]["id"] == head["id"]:  # and not one that a person has put back before it, just now
+            return await _collapse(session, waiting, now)
     return None
 
 
-async def _collapse(session: Session, head: Any, now: datetime) -> tuple[ItemId, tuple[ItemId, ...]]:
-    """Choose the last of the updates that wait one behind the other; those before it end with it."""
-    if head["action"] != Action.UPDATE:
-        return head["id"], ()
-    organization, position = head["ecosystem_org_id"], head["position"]
-    last = await session.fetchrow(SQL.last_of_run, organization, position)
-    if last is None:
-        return head["id"], ()
-    rows = await session.fetch(SQL.supersede, organization, last["id"], position, last["position"], now)
-    return last["id"], tuple(row["id"] for row in rows)
+async def _next_head(session: Session, now: datetime, busy: Sequence[str]) -> Any | None:
+    """Find the item that has been due longest and stands first in its organization; `busy` ones are left out.
+
+    Where many stand in front that wait for an earlier one of their organization, they are put out of the way.
+    """
+    head = await session.fetchrow(SQL.next_head, now, busy, _FIRST_LOOK)
+    if head is None:
+        await session.execute(SQL.hold_back, now, _HELD_AT_ONCE)
+        head = await session.fetchrow(SQL.next_head, now, busy, None)
+    return head
+
+
+async def _outdated(session: Session, organization: str, waiting: Sequence[Any]) -> tuple[list[ItemId], ItemId] | None:
+    """Find what people put back although the other side has seen a later item, which is answered as well."""
+    accepted = await session.fetchrow(SQL.last_accepted, organization)
+    ids = [row["id"] for row in waiting if accepted is not None and row["position"] < accepted["position"]]
+    return (ids, accepted["id"]) if ids else None
+
+
+async def _collapse(session: Session, waiting: Sequence[Any], now: datetime) -> _Choice:
+    """Choose the first item or, where updates wait one behind the other from there on, the last of them.
+
+    The others end as superseded, although the last may fail yet: that shows, and what it tells is newer.
+    """
+    *before, last = list(takewhile(lambda row: row["action"] == Action.UPDATE, waiting)) or waiting[:1]
+    superseded = tuple(ItemId(row["id"]) for row in before)
+    if superseded:
+        await session.execute(SQL.supersede, superseded, last["id"], now)
+    return _Choice(last["id"], min(row["waiting_since"] for row in (*before, last)), superseded)
 
 
 async def _note(
