@@ -214,12 +214,8 @@ class Deliverer:
         now = self._clock()
         pause = partial(self._queue.pause, account.connection_id, _storable(answer.message), now, now + _PROBE_EVERY)
         if await hold_while_away(pause):
-            _log.error(
-                "outbound_paused",
-                connection_id=str(account.connection_id),
-                status=answer.http_status,
-                error="the account is refused, or its address is wrong: correct api_key or base_url of the connection",
-            )
+            connection_id = str(account.connection_id)
+            _log.error("outbound_paused", connection_id=connection_id, status=answer.http_status, error=answer.message)
         return await self._put_off(claim, answer, None, is_counted=False), now + _PROBE_EVERY
 
     async def _resume(self, account: RegistryAccount) -> None:

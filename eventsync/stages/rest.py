@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from eventsync.domain.deliveries import Accepted, Answer, Deferred, Failed, Halted, Refused
 
+_SHORTEST_S = 0.05  # the ledger's clock and ours differ a little: do not spin on the last milliseconds
 _FIRST_UNREACHABLE_S, _LONGEST_UNREACHABLE_S = 1.0, 60.0
 _FAILURES_IN_A_ROW = 3
 _FIRST_OUTAGE_S, _LONGEST_OUTAGE_S = 30.0, 300.0
@@ -41,7 +42,7 @@ class Rest:
             case Accepted() | Refused():
                 self._failures = 0
             case Failed() | Deferred() if answer.retry_after_s is not None:
-                self._begin(answer.retry_after_s)
+                self._begin(max(answer.retry_after_s, _SHORTEST_S))
             case Failed():
                 self._failures += 1
                 if self._failures >= _FAILURES_IN_A_ROW:
