@@ -14,7 +14,7 @@ import aiohttp
 import click
 
 from eventsync.bus.rabbit import RabbitBus
-from eventsync.cli.accounts import client_of
+from eventsync.cli.accounts import account_of
 from eventsync.cli.loop import run_async
 from eventsync.cli.output import examples, json_option, show_json, show_table
 from eventsync.cli.session import Installation, installation_of, open_database
@@ -176,7 +176,7 @@ async def _broker(at: Installation) -> str:
 
 
 async def _credentials(at: Installation, connection: Connection, http: aiohttp.ClientSession) -> str:
-    await client_of(at, connection, http).check_credentials()
+    await account_of(at, connection, http).check_credentials()
     report = await budget_of(at.database, connection, at.clock).report(at.clock())
     day = "any number" if report.left_today is None else report.left_today
     return f"credentials accepted; API calls left: {report.left_this_minute} this minute, {day} today"

@@ -11,6 +11,8 @@ import click
 
 from eventsync.domain.connections import HmacCheck, OrganizationId, SignatureEncoding
 from eventsync.postgres.tenants import ConnectionChanges, NewConnection
+from eventsync.vendorkit.vendor import SignatureForm
+from eventsync.vendors import load_vendors
 
 Command = Callable[..., Any]
 
@@ -30,9 +32,12 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
         "--hmac-secret",
         "hmac_secrets",
         multiple=True,
-        help="Webhooks must be signed with it (HMAC-SHA256), as a signing gateway does; again for a second secret.",
+        help="Webhooks must be signed with it (HMAC-SHA256), by the vendor or by a signing gateway in front; again for"
+        " a second secret.",
     ),
-    click.option("--hmac-header", help="The header that carries the signature."),
+    click.option(
+        "--hmac-header", help="The header that carries the signature; unset, the vendor's own where it signs."
+    ),
     click.option(
         "--hmac-encoding",
         type=click.Choice([encoding.value for encoding in SignatureEncoding]),
@@ -40,7 +45,10 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
         show_default=True,
         help="How the signature is written.",
     ),
-    click.option("--hmac-prefix", default="", help="What stands before the signature, such as sha256=."),
+    click.option(
+        "--hmac-prefix",
+        help="What stands before the signature, such as sha256=; unset, the vendor's own, or nothing.",
+    ),
     click.option(
         "--allow-network",
         "allowed_networks",
@@ -128,10 +136,11 @@ def changed_connection(given: Mapping[str, Any]) -> ConnectionChanges:
 
 def new_connection(given: Mapping[str, Any]) -> AskedConnection:
     """Read the options, asking for the API key where need be. Raises click.UsageError."""
+    vendor = given["vendor"].strip().lower()
     return AskedConnection(
         org=given["org"],
-        vendor=given["vendor"].strip().lower(),
-        hmac=_hmac(given),
+        vendor=vendor,
+        hmac=_hmac(given, _signature_of(vendor)),
         settings=_settings(given["settings"]),
         api_key=_api_key(given["api_key"]),
         base_url=given["base_url"],
@@ -141,15 +150,25 @@ def new_connection(given: Mapping[str, Any]) -> AskedConnection:
     )
 
 
-def _hmac(given: Mapping[str, Any]) -> HmacCheck | None:
-    secrets, header = tuple(given["hmac_secrets"]), given["hmac_header"]
+def _hmac(given: Mapping[str, Any], vendors_own: SignatureForm | None) -> HmacCheck | None:
+    """Read what webhooks must be signed with: the vendor's own form, but for what was given."""
+    secrets, header, prefix = tuple(given["hmac_secrets"]), given["hmac_header"], given["hmac_prefix"]
+    if vendors_own is not None and secrets:
+        header = vendors_own.header if header is None else header
+        prefix = vendors_own.prefix if prefix is None else prefix
     if bool(secrets) != bool(header):
         raise click.UsageError("a signature needs both --hmac-secret and --hmac-header")
     if not secrets:
         return None
     if not all(secrets):
         raise click.UsageError("--hmac-secret is empty")
-    return HmacCheck(header, secrets, SignatureEncoding(given["hmac_encoding"]), given["hmac_prefix"])
+    return HmacCheck(header, secrets, SignatureEncoding(given["hmac_encoding"]), prefix or "")
+
+
+def _signature_of(vendor: str) -> SignatureForm | None:
+    """Find how the vendor signs its webhooks; a name that no vendor has is found out when the connection is made."""
+    found = load_vendors().get(vendor)
+    return None if found is None else found.webhook_signature
 
 
 def _settings(texts: Sequence[str]) -> Mapping[str, str]:

@@ -12,7 +12,12 @@ _ADVICE = {
     "intakeq": (
         "Paste it into IntakeQ at More > Settings > Integrations > Developer API, as the webhook of each kind wanted.",
         "IntakeQ has one webhook field per kind: pasting the URL replaces whatever receives that kind today.",
-    )
+    ),
+    "colectiva": (
+        "The URL is for Colectiva's own webhooks, if you want them kept: organizations are sent there without it.",
+        "Colectiva signs its webhooks: give the connection its secret (--hmac-secret), and only those are accepted.",
+        "Without the secret, whatever comes with the URL's token is accepted.",
+    ),
 }
 
 

@@ -68,6 +68,38 @@ async def test_a_refused_api_key_fails_with_what_to_do(cli: Cli, organization: d
     assert "api_key" in line
 
 
+async def test_an_account_of_either_kind_is_checked(cli: Cli, organization: dict[str, Any]) -> None:
+    async with (
+        serve(SandboxOptions(clients=1, appointments=0)) as intakeq,
+        serve(SandboxOptions(vendor="colectiva")) as colectiva,
+    ):
+        for vendor, sandbox in (("intakeq", intakeq), ("colectiva", colectiva)):
+            words = ("--org", "practice-7", "--api-key", sandbox.api_key, "--base-url", sandbox.api_url)
+            await cli("connections", "add", vendor, *words)
+        checked = await cli("check", "--json")
+        assert colectiva.sandbox.vendor.revision == 0  # nothing was registered by it
+    assert checked.exit_code == 0, checked.stdout
+    assert states(checked.json)["connection 1 (intakeq)"] == "ok"
+    assert states(checked.json)["connection 2 (colectiva)"] == "ok"
+
+
+async def test_a_registry_that_refuses_the_key_fails_with_what_to_do_and_spoils_no_other_check(
+    cli: Cli, organization: dict[str, Any]
+) -> None:
+    async with serve(SandboxOptions(vendor="colectiva")) as sandbox:
+        for key in ("another-key", sandbox.api_key):
+            words = ("--org", "practice-7", "--api-key", key, "--base-url", sandbox.base_url)
+            await cli("connections", "add", "colectiva", *words)
+        sandbox.sandbox.act("revoke_permission")
+        refused, forbidden = [line for line in (await cli("check")).stdout.splitlines() if "(colectiva)" in line]
+        sandbox.sandbox.act("grant_permission")
+        checked = await cli("check", "--json")
+    assert "connections update 1 --api-key" in refused
+    assert "ecosystem:write" in forbidden
+    assert states(checked.json)["connection 1 (colectiva)"] == "failed"
+    assert states(checked.json)["connection 2 (colectiva)"] == "ok"
+
+
 async def test_offline_leaves_the_vendors_alone(cli: Cli, connection: dict[str, Any]) -> None:
     checked = await cli("check", "--offline", "--json")
     assert checked.exit_code == 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from eventsync.domain.errors import Rejected, Transient
 from eventsync.domain.payloads import parse_json
 from eventsync.vendorkit.budget import Purpose
-from eventsync.vendorkit.http import NotFound, VendorHttp
+from eventsync.vendorkit.http import NotFound, PostAnswer, VendorHttp
 
 
 class Answers(VendorHttp):
@@ -32,3 +34,22 @@ class Answers(VendorHttp):
             return parse_json(self._answers.pop(0))
         except Rejected:
             raise Transient("the answer is not JSON") from None
+
+
+class PostAnswers(VendorHttp):
+    """Answers every POST alike."""
+
+    def __init__(self, answer: PostAnswer) -> None:
+        self._answer = answer
+
+    async def post_json(
+        self,
+        url: str,  # noqa: ARG002  # wherever it goes
+        body: Any,
+        *,
+        headers: Mapping[str, str],  # noqa: ARG002  # as above
+        purpose: Purpose,  # noqa: ARG002  # as above
+    ) -> PostAnswer:
+        """Answer, if the body can be written as JSON at all."""
+        orjson.dumps(body)
+        return self._answer
