@@ -47,12 +47,15 @@ if TYPE_CHECKING:  # what only some roles need is imported where those are built
     from eventsync.postgres.records import RecordWriter
     from eventsync.postgres.tenants import Connections
     from eventsync.spool.spool import Spool
+    from eventsync.stages.delivery_worker import DeliveryWorker
     from eventsync.vendorkit.vendor import RecordVendor, Vendor
     from eventsync.wiring.applying import Applying
     from eventsync.wiring.door import Door
+    from eventsync.wiring.outbound_watch import OutboundWatch
 
 _log = structlog.get_logger(__name__)
 _BUS_ROLES = frozenset({Role.RELAY, Role.CONSUMER, Role.WORKER})
+_OUTBOUND_ROLES = frozenset({Role.WORKER, Role.SCHEDULER, Role.API})
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,8 @@ class Process:
         if Role.CONSUMER in roles:
             workers += self._applying.consumers()
         if Role.WORKER in roles:
-            workers += [self._sync_worker(), self._applying.refetch_worker()]
+            # The deliverer first: a POST that is under way has the longest time to end in order.
+            workers += [self._delivery_worker, self._sync_worker(), self._applying.refetch_worker()]
         if Role.SCHEDULER in roles:
             workers += self._chores()
         if roles & {Role.CONSUMER, Role.WORKER}:
@@ -236,8 +240,9 @@ class Process:
 
     def _relays(self) -> list[Worker]:
         from eventsync.stages.relay import Relay  # noqa: PLC0415  # this role's alone
+        from eventsync.stages.wake import WakeRelay  # noqa: PLC0415  # as above
 
-        relays: list[Worker] = []
+        relays: list[Worker] = [WakeRelay(self.link, self.listener)]
         for number in range(self.options.relays):
             relay = Relay(self.queue, self.link, self.listener, self.metrics, self.clock)
             relay.name = f"relay:{number}"
@@ -254,6 +259,21 @@ class Process:
         from eventsync.wiring.syncing import make_sync_worker  # noqa: PLC0415  # this role's alone
 
         return make_sync_worker(self, self._applying.directory)
+
+    @cached_property
+    def _delivery_worker(self) -> DeliveryWorker:
+        from eventsync.wiring.delivering import make_delivery_worker  # noqa: PLC0415  # this role's alone
+
+        return make_delivery_worker(self)
+
+    @cached_property
+    def _outbound(self) -> OutboundWatch:
+        from eventsync.wiring.outbound_watch import OutboundWatch  # noqa: PLC0415  # three roles tell of it
+
+        if Role.WORKER not in self.options.roles:
+            return OutboundWatch(self.database, self.metrics, self.clock)
+        worker = self._delivery_worker
+        return OutboundWatch(self.database, self.metrics, self.clock, trouble=lambda: worker.trouble)
 
     def _main_app(self) -> web.Application:
         app = web.Application()
@@ -280,12 +300,16 @@ class Process:
 
     @cached_property
     def _measures(self) -> list[Measure]:
-        """What only those show that run the syncs: others would measure the same once more."""
-        if not self.options.roles & {Role.WORKER, Role.SCHEDULER}:
-            return []
-        from eventsync.postgres.freshness import Freshness  # noqa: PLC0415  # these roles' alone
+        """What only some roles show: others would measure the same once more."""
+        roles = self.options.roles
+        measures: list[Measure] = []
+        if roles & {Role.WORKER, Role.SCHEDULER}:
+            from eventsync.postgres.freshness import Freshness  # noqa: PLC0415  # these roles' alone
 
-        return [truth_ages(Freshness(self.database), self.metrics, self.clock)]
+            measures.append(truth_ages(Freshness(self.database), self.metrics, self.clock))
+        if roles & _OUTBOUND_ROLES:
+            measures.append(self._outbound.refresh)
+        return measures
 
     def _parts(self) -> list[Part]:
         roles = self.options.roles
@@ -301,6 +325,8 @@ class Process:
             parts += self._door.parts()
         if roles & _BUS_ROLES:
             parts.append(bus_part(self.bus, blocks=not has_door))
+        if roles & _OUTBOUND_ROLES:
+            parts.append(self._outbound.part())
         return parts
 
 
