@@ -39,9 +39,9 @@ def attach_command(
     taken, where they exist.
 
     New practices are registered, and therapists once they are independent and approved; what Colectiva sees of them is
-    updated (name, e-mail, tax id, type, plan, whether they are active), and they are deactivated when they end. TRUNCATE
-    deactivates all that a table holds, unless a single partition is emptied; DROP TABLE tells nothing. Rows that are
-    there already are not queued: the SQL that does is printed.
+    updated (name, e-mail, tax id, type, plan, whether they are active), and they are deactivated when they end.
+    TRUNCATE deactivates all that a table holds, unless a single partition is emptied; DROP TABLE tells nothing. Rows
+    that are there already are not queued: the SQL that does is printed.
     """
     if users is not None and therapists is None:
         raise click.UsageError("--users belongs to --therapists")
@@ -88,7 +88,7 @@ def _show_attached(attached: Sequence[Attached], *, as_json: bool) -> None:
         click.echo(f"{entry.table}{names}: {done}")
         if entry.dropped:
             click.echo(f"  dropped: {', '.join(entry.dropped)}")
-        click.echo(f"  {entry.organizations} {entry.entity_type}s to register, {entry.never_queued} never queued")
+        click.echo(f"  organizations in it: {entry.organizations}; never queued: {entry.never_queued}")
         if entry.never_queued:
             click.echo(f"  to queue them, run this SQL:\n    {entry.queue_them};")
 
