@@ -414,7 +414,7 @@ async def test_a_disabled_trigger_of_others_is_no_hindrance(app: asyncpg.Connect
             r"app\.therapists has no column email: .*no column full_name",
         ),
         (
-            "CREATE TABLE app.parts (id uuid) PARTITION BY LIST (id); CREATE TABLE app.part PARTITION OF app.parts DEFAULT",
+            "CREATE TABLE app.all (id uuid) PARTITION BY LIST (id); CREATE TABLE app.part PARTITION OF app.all DEFAULT",
             Source(EntityType.PRACTICE, "app.part"),
             "is a partition: name the table that it is a partition of",
         ),
