@@ -96,6 +96,7 @@ class VendorHttp:
 
     A 429 that asks for at most `longest_refusal_s` is tried again within the same call, up to `tries` times. That is
     for a budget that waits (vendorkit/waiting), since the 429 has closed it; by default no 429 is tried again.
+    A POST is never tried again here, and takes a connection of its own instead of one of `session`'s.
     """
 
     def __init__(

@@ -18,9 +18,12 @@ class Registry(Protocol):
         """Make a call that proves the credentials and changes nothing. Raises Misconfigured, Transient."""
 
     async def deliver(self, item: OutboundItem) -> Answer:
-        """Send one item, and tell what its answer means; raises nothing of the network or the other side.
+        """Send one item, once, with its idempotency key, and tell what the answer means for the queue.
 
-        Raises Transient where the budget's ledger cannot be reached: nothing was sent.
+        Nothing that the network or the other side does is raised: a call that was never sent, ours or their limit
+        included, is a Deferred, one whose outcome nobody knows a Failed, a wrong account or address a Halted, which
+        says what to mend in words of ours. Raises Transient where the budget's ledger cannot be reached: nothing was
+        sent.
         """
 
     def body_of(self, item: OutboundItem) -> Mapping[str, Any]:

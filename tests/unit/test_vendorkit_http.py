@@ -287,11 +287,12 @@ async def test_a_connection_that_drops_midway_is_tried_again() -> None:
     assert budget.spent == 2
 
 
-async def test_an_address_that_cannot_be_is_a_matter_of_configuration() -> None:
+@pytest.mark.parametrize("url", ["not an address", "ftp://vendor.example.test/", "http://a..b/"])
+async def test_an_address_that_cannot_be_is_a_matter_of_configuration(url: str) -> None:
     async with aiohttp.ClientSession() as session:
         http = VendorHttp(session, NotingBudget())
         with pytest.raises(Misconfigured, match="base_url"):
-            await http.get_json("not an address", params={}, headers={}, purpose=Purpose.CHECK)
+            await http.get_json(url, params={}, headers={}, purpose=Purpose.CHECK)
 
 
 @pytest.mark.parametrize("status", [200, 301, 302, 400, 401, 404, 429, 500])
