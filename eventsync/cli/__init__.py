@@ -57,6 +57,9 @@ eventsync_command.add_sections(
             "backfill": "eventsync.cli.backfill:backfill_command",
             "sync": "eventsync.cli.sync:sync_group",
         },
+        "Tell other systems": {
+            "ecosystem": "eventsync.cli.ecosystem:ecosystem_group",
+        },
         "Look and mend": {
             "events": "eventsync.cli.events:events_group",
             "explain": "eventsync.cli.explain:explain_command",

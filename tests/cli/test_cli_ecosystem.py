@@ -1,0 +1,388 @@
+"""`eventsync ecosystem sync`: the outbound queue by hand, against a pretend Colectiva."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import orjson
+import pytest
+
+from cli.runs import Cli
+from eventsync.sandbox import ApiAnswer, RunningSandbox, SandboxOptions, ScriptedCall, serve
+from eventsync.sandbox.colectiva.posts import Post
+from eventsync.sandbox.colectiva.vendor import ColectivaVendor
+
+SYNC = ("ecosystem", "sync")
+ROUTE = "/ecosystem-orgs"
+API_KEY = "colectiva-key-1"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A POST that waits: `reached` is set when it has come, `goes_on` lets it go."""
+
+    reached: asyncio.Event
+    goes_on: asyncio.Event
+
+
+@dataclass(frozen=True)
+class Colectiva:
+    """The pretend server, and the queue of the installation that is connected to it."""
+
+    running: RunningSandbox
+    database: asyncpg.Connection
+
+    @property
+    def vendor(self) -> ColectivaVendor:
+        vendor = self.running.sandbox.vendor
+        assert isinstance(vendor, ColectivaVendor)
+        return vendor
+
+    @property
+    def posts(self) -> list[Post]:
+        return self.vendor.posts.since()
+
+    def answer(self, answer: ApiAnswer | None = None, **call: Any) -> ScriptedCall:
+        """Spoil calls to come."""
+        return self.running.sandbox.script.add(ScriptedCall(route=ROUTE, method="POST", answer=answer, **call))
+
+    def hold_next(self) -> Held:
+        """Hold the next POST before it is looked at."""
+        held = Held(asyncio.Event(), asyncio.Event())
+
+        async def hang() -> None:
+            held.reached.set()
+            await held.goes_on.wait()
+
+        self.answer(before=hang)
+        return held
+
+    async def put(self, number: int, action: str = "register", **payload: Any) -> UUID:
+        """Queue an item of organization `number`."""
+        told = {"organization_name": f"Test Practice {number}", "email": f"practice{number}@example.test", **payload}
+        item_id: UUID = await self.database.fetchval(
+            "INSERT INTO ecosystem_sync_queue (entity_type, entity_id, ecosystem_org_id, action, payload)"
+            " VALUES ('practice', $1, $2, $3, $4) RETURNING id",
+            uuid4(), organization(number), action, orjson.dumps(told).decode(),
+        )  # fmt: skip
+        return item_id
+
+    async def rows(self) -> list[tuple[str, str, int]]:
+        """Read each item's action, status and attempts, in their order."""
+        found = await self.database.fetch("SELECT action, status, attempts FROM ecosystem_sync_queue ORDER BY position")
+        return [tuple(row) for row in found]
+
+    async def everything(self) -> list[Any]:
+        """Read all that sending could write."""
+        tables = ("ecosystem_sync_queue", "ecosystem_sync_attempts", "outbound_pauses", "connections", "api_calls")
+        return [await self.database.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in tables]  # noqa: S608  # ours
+
+
+def organization(number: int) -> str:
+    return f"plenura_{number:032x}"
+
+
+async def connect(cli: Cli, running: RunningSandbox, *words: str) -> None:
+    added = await cli(
+        "connections", "add", "colectiva", "--org", "practice-7", "--api-key", API_KEY, "--base-url", running.base_url,
+        *words, "--json",
+    )  # fmt: skip
+    assert added.exit_code == 0, added.stderr
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RunningSandbox]:
+    async with serve(SandboxOptions(vendor="colectiva", api_key=API_KEY)) as running:
+        yield running
+
+
+@pytest.fixture
+async def colectiva(
+    cli: Cli, organization_added: None, server: RunningSandbox, database: asyncpg.Connection
+) -> Colectiva:
+    await connect(cli, server)
+    return Colectiva(server, database)
+
+
+@pytest.fixture
+def organization_added(organization: dict[str, Any]) -> None:
+    """The organization whose connections are made."""
+
+
+async def test_what_is_due_is_shown_then_sent_and_told(cli: Cli, colectiva: Colectiva) -> None:
+    for number in (1, 2):
+        await colectiva.put(number, subscription_tier="pro")
+    ended = await cli(*SYNC)
+    assert ended.exit_code == 0, ended.stderr
+    title, first, second, sent, also_sent, summary = ended.stdout.splitlines()
+    assert title.split()[:5] == ["organization", "action", "name", "plan", "active"]
+    assert first.split() == [organization(1), "register", "Test", "Practice", "1", "pro", "yes", "0", "0", "now"]
+    assert second.startswith(organization(2))
+    assert (
+        sent == f"{organization(1)}  register    sent, there it is {colectiva.vendor.books.remote_id(organization(1))}"
+    )
+    assert also_sent.startswith(organization(2))
+    assert summary == "2 accepted"
+    assert colectiva.vendor.organizations.keys() == {organization(1), organization(2)}
+    assert await colectiva.rows() == [("register", "success", 1)] * 2
+
+
+async def test_json_tells_all_in_one_document(cli: Cli, colectiva: Colectiva) -> None:
+    item_id = await colectiva.put(1)
+    told = (await cli(*SYNC, "--json")).json
+    (would_send,), (result,) = told["would_send"], told["results"]
+    assert would_send["id"] == result["id"] == str(item_id)
+    assert (result["result"], result["http_status"], result["attempt"]) == ("accepted", 201, 1)
+    assert result["remote_org_id"] == colectiva.vendor.books.remote_id(organization(1))
+    assert told["summary"]["accepted"] == 1
+    assert (told["summary"]["waiting"], told["summary"]["stopped_because"]) == (0, None)
+
+
+async def test_nothing_due_is_said_and_is_no_failure(cli: Cli, colectiva: Colectiva) -> None:
+    ended = await cli(*SYNC)
+    assert (ended.exit_code, ended.stdout) == (0, "nothing was due\n")
+    assert "nothing waits" in ended.stderr
+    assert colectiva.posts == []
+
+
+async def test_a_dry_run_shows_what_would_be_sent_and_sends_and_writes_nothing(cli: Cli, colectiva: Colectiva) -> None:
+    await colectiva.put(1, tax_id="XAXX010101000")
+    await colectiva.put(2, "deactivate")
+    before = await colectiva.everything()
+    shown = await cli(*SYNC, "--dry-run")
+    rows = (await cli(*SYNC, "--dry-run", "--json")).json
+    assert shown.exit_code == 0, shown.stderr
+    assert [line.split()[1] for line in shown.stdout.splitlines()] == ["action", "register", "deactivate"]
+    assert rows[0]["body"] == {
+        "name": "Test Practice 1",
+        "rfc": "XAXX010101000",
+        "type": "business",
+        "app_org_id": organization(1),
+        "owner_email": "practice1@example.test",
+        "billing": {"plan": "free", "status": "active"},
+    }
+    assert [row["active"] for row in rows] == [True, False]
+    assert await colectiva.everything() == before
+    assert colectiva.posts == []
+
+
+async def test_no_more_than_the_limit_is_sent_and_ten_unless_told(cli: Cli, colectiva: Colectiva) -> None:
+    for number in range(1, 14):
+        await colectiva.put(number)
+    first = await cli(*SYNC, "--limit", "2")
+    assert first.stdout.splitlines()[-1] == "2 accepted; still waiting: 11"
+    await cli(*SYNC)
+    assert [post.app_org_id for post in colectiva.posts] == [organization(number) for number in range(1, 13)]
+
+
+async def test_all_goes_on_until_nothing_is_due_with_a_bar_and_its_rate_on_a_terminal(
+    cli: Cli, colectiva: Colectiva
+) -> None:
+    for number in range(1, 26):
+        await colectiva.put(number)
+    ended = await cli(*SYNC, "--all", env={"FORCE_COLOR": "1", "TERM": "xterm"})
+    assert ended.exit_code == 0, ended.stderr
+    assert len(colectiva.vendor.organizations) == 25
+    assert "of 25 items" in ended.stderr
+    assert "/s" in ended.stderr
+    assert "… and 5 more" in ended.stdout
+    assert "items" not in (await cli(*SYNC, "--all")).stderr.replace("nothing waits to be sent", "")
+
+
+async def test_updates_that_wait_are_sent_as_the_last_of_them(cli: Cli, colectiva: Colectiva) -> None:
+    for plan in ("free", "pro", "max"):
+        await colectiva.put(1, "update", subscription_tier=plan)
+    ended = await cli(*SYNC)
+    assert "(2 before it superseded)" in ended.stdout
+    assert len(colectiva.posts) == 1
+    assert colectiva.vendor.organizations[organization(1)].registration.plan == "max"
+
+
+async def test_a_refusal_is_told_in_colectivas_words_which_cannot_steer_the_terminal(
+    cli: Cli, colectiva: Colectiva
+) -> None:
+    await colectiva.put(1, email=None)
+    item_id = await colectiva.put(2, organization_name="Test\x1b[31mPractice", email=None)
+    ended = await cli(*SYNC)
+    assert ended.exit_code == 1
+    lines = [line for line in ended.stdout.splitlines() if "refused it" in line]
+    assert len(lines) == 2
+    assert "owner_email" in lines[0]
+    assert lines[1].endswith(f"(item {item_id} has failed)")
+    assert "\x1b" not in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "2 refused; failed in all, for a person to look at: 2"
+
+
+async def test_a_failure_is_tried_again_later_and_until_then_told_but_not_sent(cli: Cli, colectiva: Colectiva) -> None:
+    await colectiva.put(1)
+    colectiva.answer(ApiAnswer.STATUS, status=500)
+    ended = await cli(*SYNC)
+    assert ended.exit_code == 1
+    assert "(tried again in " in ended.stdout
+    assert "still waiting: 1, the next attempt is in " in ended.stdout.splitlines()[-1]
+    again = await cli(*SYNC, "--all")
+    assert again.exit_code == 0, again.stderr
+    waiting = again.stdout.splitlines()[1].split()
+    assert waiting[7] == "1"  # attempts so far
+    assert waiting[9] == "in"
+    assert len(colectiva.posts) == 1
+
+
+async def test_an_item_behind_another_waits_for_it(cli: Cli, colectiva: Colectiva) -> None:
+    await colectiva.put(1)
+    await colectiva.put(1, "update")
+    colectiva.answer(ApiAnswer.STATUS, status=500)
+    told = (await cli(*SYNC, "--json")).json
+    assert [row["behind"] for row in told["would_send"]] == [1]
+    assert [row["result"] for row in told["results"]] == ["failed"]
+    assert told["summary"]["waiting"] == 2
+
+
+async def test_a_refused_account_pauses_the_queue_and_says_what_to_do(cli: Cli, colectiva: Colectiva) -> None:
+    for number in (1, 2):
+        await colectiva.put(number)
+    colectiva.running.sandbox.set_api_key("another-key")
+    ended = await cli(*SYNC, "--all")
+    assert ended.exit_code == 1
+    assert "connections update 1 --api-key -" in ended.stderr
+    assert len(colectiva.posts) == 1
+    still = await cli(*SYNC)
+    assert still.exit_code == 1
+    assert "The queue is paused" in still.stderr
+    assert still.stdout.splitlines()[-1] == "nothing was sent; still waiting: 2"
+    assert len(colectiva.posts) == 1
+    await cli("connections", "update", "1", "--api-key", "another-key")
+    mended = await cli(*SYNC)
+    assert mended.exit_code == 0, mended.stderr
+    assert await colectiva.rows() == [("register", "success", 1)] * 2
+
+
+async def test_a_limited_run_stops_where_colectiva_asks_to_wait_and_one_of_all_waits(
+    cli: Cli, colectiva: Colectiva
+) -> None:
+    for number in range(1, 4):
+        await colectiva.put(number)
+    colectiva.answer(ApiAnswer.STATUS, status=429, retry_after_s=1)
+    limited = await cli(*SYNC)
+    assert limited.exit_code == 1
+    assert "nothing may be sent for 1 s" in limited.stderr
+    assert len(colectiva.posts) == 1
+    colectiva.answer(ApiAnswer.STATUS, status=429, retry_after_s=1)
+    ended = await cli(*SYNC, "--all")
+    assert len(colectiva.vendor.organizations) == 3
+    assert ended.stdout.splitlines()[-1].startswith("3 accepted, ")
+
+
+async def test_a_wait_that_is_too_long_ends_it_and_says_so(cli: Cli, colectiva: Colectiva) -> None:
+    for number in (1, 2):
+        await colectiva.put(number)
+    colectiva.answer(ApiAnswer.STATUS, status=429, retry_after_s=600)
+    ended = await cli(*SYNC, "--all")
+    assert ended.exit_code == 1
+    assert "nothing may be sent for 10 min" in ended.stderr
+    assert len(colectiva.posts) == 1
+
+
+@pytest.mark.parametrize("words", [("--limit", "0"), ("--limit", "5", "--all"), ("--limit", "many")], ids=" ".join)
+async def test_bad_usage_ends_with_2(bare_cli: Cli, words: tuple[str, ...]) -> None:
+    ended = await bare_cli(*SYNC, *words)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)], ids=["sync", "dry run"])
+async def test_without_a_connection_and_a_key_it_says_how_to_get_one(cli: Cli, words: tuple[str, ...]) -> None:
+    ended = await cli(*SYNC, *words)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "connections add colectiva" in ended.stderr
+    assert "COLECTIVA_API_KEY" in ended.stderr
+
+
+@asynccontextmanager
+async def process(env: dict[str, str], *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the command as a process of its own."""
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "eventsync", *SYNC, *words, env=env,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(60):
+            yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+            await started.wait()
+
+
+async def test_ctrl_c_ends_it_after_the_attempt_under_way(colectiva: Colectiva, settings_env: dict[str, str]) -> None:
+    for number in (1, 2):
+        await colectiva.put(number)
+    held = colectiva.hold_next()
+    async with process(settings_env, "--all") as sending:
+        assert sending.stderr is not None
+        await held.reached.wait()
+        sending.send_signal(signal.SIGINT)
+        assert b"Waiting for the answer" in await sending.stderr.readline()
+        held.goes_on.set()
+        said, _ = await sending.communicate()
+    assert sending.returncode == 1
+    assert said.decode().splitlines()[-1] == "1 accepted; still waiting: 1"
+    assert await colectiva.rows() == [("register", "success", 1), ("register", "pending", 0)]
+
+
+async def test_it_shares_the_work_with_another_that_sends_and_nothing_goes_out_twice(
+    cli: Cli, colectiva: Colectiva, settings_env: dict[str, str]
+) -> None:
+    for number in range(1, 11):
+        await colectiva.put(number)
+    held = colectiva.hold_next()
+    async with process(settings_env, "--all", "--json") as other:
+        await held.reached.wait()
+        here = await cli(*SYNC, "--all", "--json")
+        held.goes_on.set()
+        said, _ = await other.communicate()
+    assert (here.exit_code, other.returncode) == (0, 0)
+    assert (here.json["summary"]["accepted"], json.loads(said)["summary"]["accepted"]) == (9, 1)
+    assert len(colectiva.posts) == len(colectiva.vendor.organizations) == 10
+
+
+async def test_the_settings_make_a_connection_once_and_none_for_a_dry_run(
+    cli: Cli, server: RunningSandbox, database: asyncpg.Connection
+) -> None:
+    colectiva = Colectiva(server, database)
+    await colectiva.put(1)
+    settings = {"COLECTIVA_URL": server.base_url, "COLECTIVA_API_KEY": API_KEY}
+    shown = await cli(*SYNC, "--dry-run", "--json", env=settings)
+    assert shown.exit_code == 0, shown.stderr
+    assert [row["body"]["app_org_id"] for row in shown.json] == [organization(1)]
+    assert (await cli("connections", "list", "--json")).json == []
+    sent = await cli(*SYNC, env=settings)
+    assert sent.exit_code == 0, sent.stderr
+    (made,) = (await cli("connections", "list", "--json")).json
+    assert made["vendor"] == "colectiva"
+    await cli("connections", "disable", "1")
+    for words in ((), ("--dry-run",)):
+        assert (await cli(*SYNC, *words, env=settings)).exit_code == 2, words
+
+
+async def test_a_registry_beside_the_only_practice_makes_nothing_ambiguous(
+    cli: Cli, connection: dict[str, Any], server: RunningSandbox
+) -> None:
+    await connect(cli, server)
+    words = ("providers", "map", "65f0c0ffee65f0c0ffee0002", "Pat Doe", "--json")
+    named = await cli(*words)
+    assert named.exit_code == 0, named.stderr
+    assert named.json["connection_id"] == connection["id"]
+    for wrong in (words, ("send-test-event",)):
+        ended = await cli(*wrong, "--connection", "2")
+        assert (ended.exit_code, ended.stdout) == (1, "")
+        assert "connection 2 is to colectiva, of which no records are copied" in ended.stderr
