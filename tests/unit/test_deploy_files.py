@@ -34,8 +34,8 @@ ALERTS = [
 SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
 REQUIRED_VARIABLE = re.compile(r"\$\{\w+:\?[^}]+\}")
 NO_DEFAULT = re.compile(
-    rf"{REQUIRED_VARIABLE.pattern}|\$\{{CRON_SECRET:-\}}"
-)  # which may stay empty: it opens nothing then
+    rf"{REQUIRED_VARIABLE.pattern}|\$\{{(?:CRON_SECRET|COLECTIVA_API_KEY):-\}}"
+)  # two of them may stay empty: they open nothing then
 PINNED = re.compile(r"[a-z]+:\d+\.\d+(\.\d+)?(-[a-z.]+)*")
 LABELS_OF_PROMETHEUS = {"job", "instance", "role", "le"}
 
@@ -302,8 +302,18 @@ def test_alerts_cover_what_wakes_somebody() -> None:
         "budget_left",
         "webhook_silent_seconds",
         'drift_last_day{verdict="never_came"}',
+        "outbound_paused",
+        "outbound_oldest_seconds",
+        'outbound_items{status="failed"}',
     ):
         assert sign in expressions
+
+
+def test_who_sends_to_colectiva_is_told_of_its_account_and_may_be_told_of_none() -> None:
+    for name, service in OURS.items():
+        given = {key: value for key, value in service["environment"].items() if key.startswith("COLECTIVA_")}
+        expected = {"COLECTIVA_URL": "${COLECTIVA_URL:-}", "COLECTIVA_API_KEY": "${COLECTIVA_API_KEY:-}"}
+        assert given == (expected if "worker" in service["command"] else {}), name
 
 
 def test_prometheus_asks_every_role_on_its_health_port() -> None:
