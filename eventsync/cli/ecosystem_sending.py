@@ -67,21 +67,26 @@ class Sending:
 
     @property
     def is_well(self) -> bool:
-        """Whether everything that was tried arrived, and nothing stopped it."""
-        return self.stopped_because is None and self.counts.keys() <= {Result.ACCEPTED, Result.LOST}
+        """Whether everything that was tried arrived in the end, and nothing stopped it."""
+        last_results = {row["id"]: row["result"] for row in self.rows}
+        return self.stopped_because is None and set(last_results.values()) <= {Result.ACCEPTED, Result.LOST}
 
     async def to_end(self) -> None:
         """Make the attempts. Being cancelled, as by Ctrl-C, it sees the one under way to its end.
 
         Raises Transient, Misconfigured where PostgreSQL is away or the account cannot be opened.
         """
-        while self.stopped_because is None and (self._at_most is None or len(self.rows) < self._at_most):
-            if self._deliverer.resting_s > 0.0:
-                await self._wait()
-            elif (delivery := await self._attempt()) is not None:
-                self._note(delivery)
-            elif self._deliverer.resting_s <= 0.0:
-                break
+        try:
+            while self.stopped_because is None and (self._at_most is None or len(self.rows) < self._at_most):
+                if self._deliverer.resting_s > 0.0:
+                    await self._wait()
+                elif (delivery := await self._attempt()) is not None:
+                    self._note(delivery)
+                elif self._deliverer.resting_s <= 0.0:
+                    break
+        except asyncio.CancelledError:
+            self.stopped_because = "it was interrupted"
+            raise
 
     async def _wait(self) -> None:
         wait_s = self._deliverer.resting_s
@@ -97,7 +102,6 @@ class Sending:
         try:
             return await asyncio.shield(attempt)
         except asyncio.CancelledError:
-            self.stopped_because = "it was interrupted"
             if (delivery := await _ended(attempt)) is not None:
                 self._note(delivery)
             raise
@@ -164,22 +168,25 @@ def _result(delivery: Delivery) -> Result:
 
 def result_line(row: Row, now: datetime) -> str:
     """Write one attempt's end for a person; the other side's words cannot steer the terminal."""
-    words, next_attempt = cell(row["message"]), in_how_long(row["next_attempt_at"], now)
+    superseded = f" ({row['superseded']} before it superseded)" if row["superseded"] else ""
+    return f"{cell(row['ecosystem_org_id'])}  {row['action']:<10}  {_end(row, now)}{superseded}"
+
+
+def _end(row: Row, now: datetime) -> str:
+    words = cell(row["message"])
     match Result(row["result"]):
         case Result.ACCEPTED:
-            end = "sent" if row["remote_org_id"] is None else f"sent, there it is {cell(row['remote_org_id'])}"
+            return "sent" if row["remote_org_id"] is None else f"sent, there it is {cell(row['remote_org_id'])}"
         case Result.REFUSED:
-            end = f"{words} (item {row['id']} has failed)"
-        case Result.FAILED if row["next_attempt_at"] is None:
-            end = f"{words} (it was the last attempt: item {row['id']} has failed)"
+            return f"{words} (item {row['id']} has failed)"
         case Result.FAILED | Result.DEFERRED:
-            end = f"{words} (tried again {next_attempt})"
+            if row["next_attempt_at"] is None:
+                return f"{words} (it was the last attempt: item {row['id']} has failed)"
+            return f"{words} (tried again {in_how_long(row['next_attempt_at'], now)})"
         case Result.HALTED:
-            end = f"{words} (the queue is paused, the attempt does not count)"
+            return f"{words} (the queue is paused, the attempt does not count)"
         case Result.LOST:
-            end = "put back by somebody meanwhile: what came of it was not noted"
-    superseded = f" ({row['superseded']} before it superseded)" if row["superseded"] else ""
-    return f"{cell(row['ecosystem_org_id'])}  {row['action']:<10}  {end}{superseded}"
+            return "put back by somebody meanwhile: what came of it was not noted"
 
 
 def in_how_long(moment: datetime | None, now: datetime) -> str:

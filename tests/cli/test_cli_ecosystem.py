@@ -278,6 +278,7 @@ async def test_a_limited_run_stops_where_colectiva_asks_to_wait_and_one_of_all_w
     assert len(colectiva.posts) == 1
     colectiva.answer(ApiAnswer.STATUS, status=429, retry_after_s=1)
     ended = await cli(*SYNC, "--all")
+    assert ended.exit_code == 0, ended.stderr
     assert len(colectiva.vendor.organizations) == 3
     assert ended.stdout.splitlines()[-1].startswith("3 accepted, ")
 
