@@ -179,8 +179,9 @@ class Deliverer:
             case Failed():
                 return await self._try_later(claim, answer)
             case Deferred():
-                until = self._clock() + timedelta(seconds=self._rest.left_s)
-                return await self._put_off(claim, answer, until, is_counted=False), until
+                # The item keeps its place, due at once: it is this deliverer that waits, until the account is mended.
+                next_try_at = self._clock() + timedelta(seconds=self._rest.left_s)
+                return await self._put_off(claim, answer, None, is_counted=False), next_try_at
             case Halted():
                 return await self._halt(account, claim, answer)
 

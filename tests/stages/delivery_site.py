@@ -18,7 +18,7 @@ from eventsync.domain.connections import ConnectionId
 from eventsync.domain.deliveries import Accepted, Action, Answer, OutboundItem
 from eventsync.postgres.database import Database
 from eventsync.postgres.outbound import OutboundQueue
-from eventsync.stages.deliver import Deliverer, RegistryAccount
+from eventsync.stages.deliver import Deliverer, OpenRegistry, RegistryAccount
 from eventsync.telemetry import Metrics
 from stages.spine import ManualClock
 
@@ -68,7 +68,7 @@ class ScriptedRegistry:
 
 @dataclass(slots=True)
 class DeliverySite:
-    """What a deliverer works with. `registry` of None: there is no connection.
+    """What a deliverer works with. `registry` of None: there is no connection. `open_account` stands in its place.
 
     The clock begins after the fixtures have made the connection, whose last change is told by PostgreSQL's.
     """
@@ -80,6 +80,7 @@ class DeliverySite:
     clock: ManualClock = field(default_factory=lambda: ManualClock(datetime.now(UTC) + timedelta(seconds=1)))
     seconds: ManualSeconds = field(default_factory=ManualSeconds)
     metrics: Metrics = field(default_factory=Metrics)
+    open_account: OpenRegistry | None = None
 
     @property
     def queue(self) -> OutboundQueue:
@@ -94,6 +95,8 @@ class DeliverySite:
 
     async def open_registry(self) -> RegistryAccount | None:
         """Open the account as the test has it now."""
+        if self.open_account is not None:
+            return await self.open_account()
         return None if self.registry is None else RegistryAccount(self.connection_id, self.registry)
 
     def deliverer(self, *, queue: OutboundQueue | None = None, **kwargs: Any) -> Deliverer:

@@ -233,7 +233,6 @@ async def test_a_changed_connection_ends_a_rest_at_once(spine: Spine, site: Deli
         item_id = await site.put()
         await eventually(lambda: worker._deliverer.resting_s > 0)
         site.registry = ScriptedRegistry()
-        await site.database.execute("UPDATE ecosystem_sync_queue SET available_at = NULL")
         await site.database.execute("UPDATE connections SET updated_at = now()")
         await eventually(lambda: is_over(site, item_id))
     assert len(first.sent) == len(site.registry.sent) == 1
