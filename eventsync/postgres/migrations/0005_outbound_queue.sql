@@ -67,6 +67,8 @@ CREATE INDEX ecosystem_sync_queue_unfinished ON ecosystem_sync_queue (ecosystem_
     WHERE status IN ('pending', 'processing');
 CREATE INDEX ecosystem_sync_queue_seen ON ecosystem_sync_queue (ecosystem_org_id, position)
     WHERE action = 'register' OR accepted_at IS NOT NULL;
+CREATE INDEX ecosystem_sync_queue_superseded_by ON ecosystem_sync_queue (superseded_by)
+    WHERE superseded_by IS NOT NULL;
 CREATE INDEX ecosystem_sync_queue_of_entity ON ecosystem_sync_queue (entity_type, entity_id);
 CREATE INDEX ecosystem_sync_queue_by_status ON ecosystem_sync_queue (status, created_at);
 -- Of one organization, one item at a time is on its way: two could arrive in either order.
@@ -144,8 +146,12 @@ CREATE TRIGGER ecosystem_sync_queue_edit BEFORE UPDATE ON ecosystem_sync_queue
     FOR EACH ROW WHEN (NEW.claim_id IS NOT DISTINCT FROM OLD.claim_id) EXECUTE FUNCTION ecosystem_sync_queue_edit();
 
 -- Who was held up by an item that has ended, or that is gone, is due. One that somebody is editing is due by that.
+-- Where a person deletes an item that was to carry the news of others, these carry it themselves again.
 CREATE FUNCTION ecosystem_sync_queue_release() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    IF TG_OP = 'DELETE' AND OLD.accepted_at IS NULL THEN
+        UPDATE ecosystem_sync_queue SET status = 'pending', attempts = 0 WHERE superseded_by = OLD.id;
+    END IF;
     UPDATE ecosystem_sync_queue SET held_until = NULL
     WHERE held_until IS NOT NULL AND status = 'pending' AND id = (
         SELECT q.id FROM ecosystem_sync_queue q
