@@ -5,6 +5,8 @@
 """
 
 from eventsync.sandbox.clock import SandboxClock
+from eventsync.sandbox.colectiva.posts import KeyCounts, Post, PostBook
+from eventsync.sandbox.colectiva.vendor import ColectivaVendor
 from eventsync.sandbox.command import sandbox_command
 from eventsync.sandbox.delivery import SenderLimits
 from eventsync.sandbox.errors import BadArgumentError, NotPossibleError, OptionsError, StateError
@@ -26,15 +28,19 @@ __all__ = [
     "ApiScript",
     "BadArgumentError",
     "BurstResult",
+    "ColectivaVendor",
     "Delivery",
     "Effect",
     "Fact",
     "Fate",
     "Faults",
+    "KeyCounts",
     "Ledger",
     "LedgerEntry",
     "NotPossibleError",
     "OptionsError",
+    "Post",
+    "PostBook",
     "QuotaLimits",
     "QuotaWindow",
     "RunningSandbox",

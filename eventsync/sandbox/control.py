@@ -102,9 +102,9 @@ class ControlApi:
         return json_answer(asdict(self._sandbox.faults))
 
     async def quota(self, request: web.Request) -> web.Response:
-        """`{per_minute, per_day, window, retry_after}`; 0 or less means no limit, what is left out its default."""
+        """`{per_minute, per_day, window, retry_after}`; 0 or less means no limit; left out, as the vendor has it."""
         arguments = await read_arguments(request)
-        default = self._sandbox.vendor.default_quota
+        default = self._sandbox.default_quota
         minute, day = arguments.whole("per_minute"), arguments.whole("per_day")
         window = arguments.choice("window", tuple(QuotaWindow))
         retry_after = arguments.flag("retry_after")

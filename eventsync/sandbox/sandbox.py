@@ -43,6 +43,7 @@ class Sandbox:
         traffic: Traffic,
         stats: Stats,
         ledger: Ledger,
+        default_quota: QuotaLimits,
     ) -> None:
         self.vendor = vendor
         self.clock = clock
@@ -51,6 +52,7 @@ class Sandbox:
         self.traffic = traffic
         self.stats = stats
         self.ledger = ledger
+        self.default_quota = default_quota  # the vendor's own, whatever is in force
         self._flow: asyncio.Task[None] | None = None
 
     @property

@@ -3,24 +3,22 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
 from eventsync.sandbox.clock import SandboxClock
-from eventsync.sandbox.colectiva.vendor import open_colectiva, reopen_colectiva
 from eventsync.sandbox.control import PREFIX, ControlApi
 from eventsync.sandbox.delivery import WebhookSender
-from eventsync.sandbox.errors import OptionsError, StateError
+from eventsync.sandbox.errors import StateError
 from eventsync.sandbox.gate import ApiGate
-from eventsync.sandbox.intakeq.vendor import open_intakeq, reopen_intakeq
 from eventsync.sandbox.ledger import Ledger
+from eventsync.sandbox.openings import Opening, opening_of
 from eventsync.sandbox.options import SandboxOptions
-from eventsync.sandbox.quota import Quota
+from eventsync.sandbox.quota import Quota, QuotaLimits
 from eventsync.sandbox.sandbox import Sandbox, check_targets
 from eventsync.sandbox.script import ApiScript
 from eventsync.sandbox.state import SavedState, encode_state, load_state, save_state
@@ -28,20 +26,6 @@ from eventsync.sandbox.stats import Stats
 from eventsync.sandbox.traffic import Traffic, TrafficMix
 from eventsync.sandbox.vendor import PretendVendor
 
-
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    """How a vendor's data comes to be: invented anew, or from what was saved."""
-
-    new: Callable[[SandboxOptions, int], PretendVendor]
-    saved: Callable[[dict[str, Any]], PretendVendor]
-
-
-_OPENINGS = {
-    "intakeq": _Opening(open_intakeq, reopen_intakeq),
-    "colectiva": _Opening(open_colectiva, reopen_colectiva),
-}
-VENDORS = tuple(_OPENINGS)
 _MAX_BODY_BYTES = 1 << 20
 _SHUTDOWN_S = 2.0
 
@@ -65,9 +49,10 @@ async def serve(options: SandboxOptions) -> AsyncIterator[RunningSandbox]:
     Raises OptionsError for options that cannot be, StateError for an unusable state file, OSError for a taken port.
     """
     clock = options.clock or SandboxClock(_start_ms(options), options.speed)
-    vendor = _open_vendor(options, clock)
+    opening = opening_of(options.vendor)
+    vendor = _open_vendor(opening, options, clock)
     check_targets(vendor, options.webhook_targets)
-    sandbox = _compose(options, vendor, clock)
+    sandbox = _compose(options, vendor, clock, opening.quota)
     async with AsyncExitStack() as stack:
         if options.state_path is not None:
             await stack.enter_async_context(_saving(options.state_path, sandbox, options.save_every_s))
@@ -88,11 +73,8 @@ def _start_ms(options: SandboxOptions) -> int:
     return int(time.time() * 1000) if options.start_ms is None else options.start_ms
 
 
-def _open_vendor(options: SandboxOptions, clock: SandboxClock) -> PretendVendor:
+def _open_vendor(opening: Opening, options: SandboxOptions, clock: SandboxClock) -> PretendVendor:
     """The saved practice or a new one; the clock is moved on to the saved one's time."""
-    opening = _OPENINGS.get(options.vendor)
-    if opening is None:
-        raise OptionsError(f"unknown vendor {options.vendor!r}; known: {', '.join(VENDORS)}")
     saved = None if options.state_path is None else load_state(options.state_path, options.vendor)
     if saved is not None:
         clock.advance(max(saved.now_ms - clock.now_ms(), 0))
@@ -103,7 +85,9 @@ def _open_vendor(options: SandboxOptions, clock: SandboxClock) -> PretendVendor:
     return opening.new(options, clock.now_ms())
 
 
-def _compose(options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock) -> Sandbox:
+def _compose(
+    options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock, default_quota: QuotaLimits
+) -> Sandbox:
     stats, ledger = Stats(), Ledger(options.ledger_limit)
     sender = WebhookSender(
         targets=options.webhook_targets,
@@ -118,7 +102,7 @@ def _compose(options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock
         form=vendor.api,
         script=ApiScript(vendor.api.routes),
         api_key=options.api_key,
-        quota=Quota(vendor.default_quota if options.quota is None else options.quota),
+        quota=Quota(default_quota if options.quota is None else options.quota),
         faults=options.faults,
         rng=random.Random(f"{options.seed}:api faults"),
         clock=clock,
@@ -132,7 +116,16 @@ def _compose(options: SandboxOptions, vendor: PretendVendor, clock: SandboxClock
         stats=stats,
         ledger=ledger,
     )
-    return Sandbox(vendor=vendor, clock=clock, sender=sender, gate=gate, traffic=traffic, stats=stats, ledger=ledger)
+    return Sandbox(
+        default_quota=default_quota,
+        vendor=vendor,
+        clock=clock,
+        sender=sender,
+        gate=gate,
+        traffic=traffic,
+        stats=stats,
+        ledger=ledger,
+    )
 
 
 def _application(sandbox: Sandbox) -> web.Application:

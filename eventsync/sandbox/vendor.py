@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from eventsync.sandbox.arguments import Arguments
-from eventsync.sandbox.quota import QuotaLimits
 from eventsync.sandbox.signing import SignatureForm
 
 
@@ -91,7 +90,6 @@ class PretendVendor(Protocol):
     webhook_kinds: tuple[str, ...]
     truth_kinds: tuple[str, ...]
     api: ApiForm
-    default_quota: QuotaLimits
     signature_form: SignatureForm
 
     @property

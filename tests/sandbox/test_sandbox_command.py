@@ -60,6 +60,20 @@ async def test_the_program_prints_its_address_serves_and_stops_cleanly_on_a_sign
         assert state_path.exists()
 
 
+async def test_a_marketplace_prints_no_practice_and_takes_a_quota_of_its_own() -> None:
+    arguments = ("-m", "eventsync.sandbox", "--vendor", "colectiva", "--port", "0", "--quota-per-minute", "7")
+    async with process(*arguments) as child, asyncio.timeout(60):
+        assert child.stdout is not None
+        lines = [(await child.stdout.readline()).decode().split() for _ in range(3)]
+        assert [line[0] for line in lines] == ["API", "API", "control"]
+        assert lines[0][-1].endswith("/api")
+        async with aiohttp.ClientSession() as session, session.get(lines[2][-1] + "/stats") as answer:
+            quota = (await answer.json())["quota"]
+        assert (quota["per_minute"], quota["per_day"]) == (7, None)
+        child.send_signal(signal.SIGINT)
+        assert await child.wait() == 0
+
+
 async def test_the_sandbox_imports_nothing_else_of_eventsync() -> None:
     async with process("-c", LIST_FOREIGN) as child, asyncio.timeout(60):
         out, _ = await child.communicate()
@@ -74,6 +88,10 @@ async def test_the_sandbox_imports_nothing_else_of_eventsync() -> None:
         (["--webhook-url", "plant=http://127.0.0.1:1/"], "unknown webhook kinds"),
         (["--speed", "-1"], "--speed"),
         (["--vendor", "nobody"], "--vendor"),
+        (["--vendor", "colectiva", "--clients", "200"], "--clients says nothing of colectiva"),
+        (["--vendor", "colectiva", "--appointments", "5"], "--appointments says nothing of colectiva"),
+        (["--vendor", "colectiva", "--practice-id", "0"], "--practice-id says nothing of colectiva"),
+        (["--vendor", "colectiva", "--webhook-url", "note=http://127.0.0.1:1/"], "known: payment"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_a_hint(arguments: list[str], words: str) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from eventsync.sandbox import NotPossibleError, QuotaLimits, SandboxClock
 from eventsync.sandbox.arguments import Arguments
-from eventsync.sandbox.intakeq.api import IntakeQApi
 from eventsync.sandbox.changes import KEPT, ChangeFeed
+from eventsync.sandbox.intakeq.api import IntakeQApi
 from eventsync.sandbox.intakeq.vendor import IntakeQVendor, open_intakeq
 from eventsync.sandbox.vendor import RecordChange
 from sandbox.sandbox_receiver import START_MS, calling, small

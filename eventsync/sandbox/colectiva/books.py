@@ -6,12 +6,13 @@ import uuid
 from typing import Any
 
 from eventsync.sandbox.changes import ChangeFeed
+from eventsync.sandbox.colectiva.forms import PAYMENT
 from eventsync.sandbox.colectiva.organizations import Organization, organization_from_state
 from eventsync.sandbox.colectiva.payments import Payment
 from eventsync.sandbox.pool import Pool
 from eventsync.sandbox.vendor import RecordChange
 
-ORGANIZATION, PAYMENT = "organization", "payment"  # the kinds of records
+ORGANIZATION = "organization"  # the kind of record beside payments
 
 
 class Books:

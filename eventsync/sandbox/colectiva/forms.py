@@ -12,7 +12,7 @@ from eventsync.sandbox.colectiva.organizations import APP, Organization
 from eventsync.sandbox.colectiva.payments import Payment
 from eventsync.sandbox.vendor import Webhook
 
-PAYMENT = "payment"  # the one kind of webhook
+PAYMENT = "payment"  # the one kind of webhook, and of record beside organizations
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -99,7 +99,7 @@ class PaymentDesk:
         payment = self._any(step) if payment_id is None else self._books.payments.get(payment_id)
         if payment is None or payment.type != step.type or payment.status not in step.before:
             which = "none" if payment_id is None else f"not {payment_id!r}"
-            raise NotPossibleError(f"{step.action} needs a {step.type} that is {' or '.join(step.before)}: {which} is")
+            raise NotPossibleError(f"{step.action} needs type {step.type}, {' or '.join(step.before)}: {which} is")
         return replace(payment, status=step.after, modified_ms=max(now_ms, payment.modified_ms + 1))
 
     def _any(self, step: _Step) -> Payment | None:

@@ -29,6 +29,7 @@ class Post:
     is_replayed: bool = False
     is_lost: bool = False
     status: int | None = None
+    is_open: bool = True  # it has no end yet
 
     @property
     def is_accepted(self) -> bool:
@@ -51,10 +52,10 @@ class KeyCounts:
 
 
 class PostBook:
-    """The POSTs since the start in order; of more than 200,000 the oldest are forgotten."""
+    """The POSTs since the start in order; of more than `kept` the oldest are forgotten."""
 
-    def __init__(self) -> None:
-        self._posts: deque[Post] = deque(maxlen=KEPT)
+    def __init__(self, kept: int = KEPT) -> None:
+        self._posts: deque[Post] = deque(maxlen=kept)
         self._opened = 0
         self._open: Counter[str | None] = Counter()  # by organization
 
@@ -75,6 +76,7 @@ class PostBook:
 
     def close(self, post: Post, status: int | None, *, is_lost: bool) -> None:
         """Note its end."""
+        post.is_open = False
         post.is_lost = is_lost
         post.status = None if is_lost else status
         self._open[post.app_org_id] -= 1

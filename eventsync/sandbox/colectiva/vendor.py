@@ -9,16 +9,15 @@ from aiohttp import web
 
 from eventsync.sandbox.arguments import Arguments
 from eventsync.sandbox.colectiva.api import ORGANIZATIONS, ColectivaApi
-from eventsync.sandbox.colectiva.books import ORGANIZATION, PAYMENT, Books, books_from_state
+from eventsync.sandbox.colectiva.books import ORGANIZATION, Books, books_from_state
 from eventsync.sandbox.colectiva.control import PostControl
-from eventsync.sandbox.colectiva.forms import payment_data, whole
+from eventsync.sandbox.colectiva.forms import PAYMENT, payment_data, whole
 from eventsync.sandbox.colectiva.organizations import Organization
 from eventsync.sandbox.colectiva.payment_desk import PaymentDesk
 from eventsync.sandbox.colectiva.posts import PostBook
 from eventsync.sandbox.colectiva.registry import Registry, error_body
 from eventsync.sandbox.errors import OptionsError
 from eventsync.sandbox.options import SandboxOptions
-from eventsync.sandbox.quota import QuotaLimits
 from eventsync.sandbox.signing import SignatureForm
 from eventsync.sandbox.vendor import Action, ApiForm, Effect, Fact, RecordChange
 
@@ -30,7 +29,6 @@ _API = ApiForm(
     error_body=error_body,
     empty_list={"success": True, "orgs": [], "count": 0, "total": 0},
 )
-_NO_QUOTA = QuotaLimits(per_minute=None, per_day=None)  # its limits are not known
 _SIGNATURE = SignatureForm("x-colectiva-signature", "sha256=")
 
 
@@ -46,7 +44,6 @@ class ColectivaVendor:
     webhook_kinds: tuple[str, ...] = (PAYMENT,)
     truth_kinds: tuple[str, ...] = (ORGANIZATION, PAYMENT)
     api: ApiForm = _API
-    default_quota: QuotaLimits = _NO_QUOTA
     signature_form: SignatureForm = _SIGNATURE
 
     @property

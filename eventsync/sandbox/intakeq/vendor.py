@@ -18,7 +18,6 @@ from eventsync.sandbox.intakeq.population import PracticeSize, populate
 from eventsync.sandbox.intakeq.practice import Practice, PracticeProfile, practice_from_state
 from eventsync.sandbox.intakeq.records import RecordKind
 from eventsync.sandbox.options import SandboxOptions
-from eventsync.sandbox.quota import QuotaLimits
 from eventsync.sandbox.signing import SignatureForm
 from eventsync.sandbox.vendor import Action, ApiForm, Fact, RecordChange
 
@@ -30,7 +29,6 @@ def _error_body(words: str) -> dict[str, Any]:
 
 
 _API = ApiForm(prefix="/api/v1", routes=tuple(ROUTES), auth_header="X-Auth-Key", error_body=_error_body, empty_list=[])
-_STANDARD_PLAN = QuotaLimits(per_minute=10, per_day=500)
 _GATEWAY = SignatureForm()  # IntakeQ itself signs nothing
 
 
@@ -44,7 +42,6 @@ class IntakeQVendor:
     webhook_kinds: tuple[str, ...] = _WEBHOOK_KINDS
     truth_kinds: tuple[str, ...] = tuple(kind.value for kind in RecordKind)
     api: ApiForm = _API
-    default_quota: QuotaLimits = _STANDARD_PLAN
     signature_form: SignatureForm = _GATEWAY
 
     @property
