@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 KEPT = 200_000
@@ -92,7 +93,8 @@ class PostBook:
         oldest = self._posts[0].number if self._posts else self._opened
         if self._opened and number < oldest:
             raise LookupError(f"POSTs before {oldest} are forgotten; ask since a later one")
-        return [post for post in self._posts if post.number >= number]
+        newest = islice(reversed(self._posts), max(self._opened - number, 0))  # a look at the last few stays cheap
+        return [*newest][::-1]
 
     def by_key(self, since: int = 0) -> dict[str, KeyCounts]:
         """What came of each idempotency key; POSTs without one are left out."""
