@@ -37,7 +37,8 @@ from eventsync.telemetry import Metrics, origin_of
 from eventsync.vendorkit.registry import Registry
 
 _LEASE_S = 60.0
-_LONGEST_SENDING_S = 45.0  # the longest wait for a place in the budget, then a POST of at most 15 s
+_LEAST_LEFT = 0.75  # of the lease, to begin with: the longest wait for a place in the budget, then a POST of 15 s
+_MARGIN = 0.1  # of the lease: what was sent has ended before another deliverer may send it again
 _GRACE_S = 16.0  # for the attempt that is under way when its worker is stopped: a POST, and its end
 _PROBE_EVERY = timedelta(minutes=1)
 _LONGEST_ERROR = 1000  # characters
@@ -143,10 +144,10 @@ class Deliverer:
     async def _answer(self, registry: Registry, claim: Claim, began_s: float) -> Answer:
         """Send the item while the lease stands, and note what its answer means for the next ones."""
         left_s = self._lease_left_s(claim, began_s)
-        if left_s < _LONGEST_SENDING_S:
+        if left_s < _LEAST_LEFT * self._lease_s:
             return Deferred("The process stood still between the claim and the attempt: nothing was sent.")
         try:
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout(left_s - _MARGIN * self._lease_s):
                 answer = await registry.deliver(claim.item)
         except TimeoutError:
             answer = Failed("The attempt outlived its lease: nobody knows whether it arrived.")

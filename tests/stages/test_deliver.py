@@ -309,6 +309,21 @@ async def test_a_process_that_stood_still_sends_nothing_that_may_be_anothers_by_
     assert (await site.state(item_id))[:2] == ("pending", 0)
 
 
+async def test_an_attempt_ends_before_its_lease_does_and_counts_as_one_whose_outcome_nobody_knows(
+    site: DeliverySite,
+) -> None:
+    item_id = await site.put()
+    site.scripted.gate.clear()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with asyncio.timeout(DEADLINE_S):
+        delivery = await site.deliverer(lease_s=1.0, monotonic=loop.time).deliver_next()
+    assert loop.time() - began < 1.0
+    assert delivery is not None
+    assert delivery.is_kept
+    assert (await site.state(item_id))[:2] == ("pending", 1)
+
+
 async def test_an_attempt_under_way_when_its_worker_is_stopped_ends_in_order(site: DeliverySite) -> None:
     item_id = await site.put()
     site.scripted.gate.clear()

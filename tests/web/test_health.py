@@ -46,6 +46,11 @@ METRICS = (
     "eventsync_listener_proven",
     "eventsync_budget_left",
     "eventsync_worker_restarts_total",
+    "eventsync_outbound_items",
+    "eventsync_outbound_oldest_seconds",
+    "eventsync_outbound_attempts_total",
+    "eventsync_outbound_delivery_seconds",
+    "eventsync_outbound_paused",
 )
 
 
