@@ -33,7 +33,7 @@ def run_command(roles: tuple[str, ...], host: str | None, port: int | None, heal
     ingress    takes the vendors' webhooks, makes them durable, answers
     relay      carries events from PostgreSQL to the bus
     consumer   applies events to the records
-    worker     slow work: reads from vendors' APIs within the budget
+    worker     slow work: reads from vendors' APIs and deliveries to them, within the budget
     scheduler  partitions, retention, linking
     api        the management API
 

@@ -212,13 +212,16 @@ class Deliverer:
         return await hold_while_away(lambda: write(self._clock(), until=until, is_counted=is_counted))
 
     async def _halt(self, account: RegistryAccount, claim: Claim, answer: Halted) -> tuple[bool, datetime]:
-        """Let the queue wait for a probe, before the item is due again: others must not burn theirs meanwhile."""
+        """Let the queue wait for a probe, before the item is due again: others must not burn theirs meanwhile.
+
+        The item goes behind the others: where it alone is refused, the probe must not be this one for ever.
+        """
         now = self._clock()
         pause = partial(self._queue.pause, account.connection_id, _storable(answer.message), now, now + _PROBE_EVERY)
         if await hold_while_away(pause):
             connection_id = str(account.connection_id)
             _log.error("outbound_paused", connection_id=connection_id, status=answer.http_status, error=answer.message)
-        return await self._put_off(claim, answer, None, is_counted=False), now + _PROBE_EVERY
+        return await self._put_off(claim, answer, now, is_counted=False), now + _PROBE_EVERY
 
     async def _resume(self, account: RegistryAccount) -> None:
         paused_at = await hold_while_away(partial(self._queue.resume, account.connection_id))

@@ -43,6 +43,10 @@ class RateLimited(Transient):
     """The vendor answered HTTP 429: its call limit is reached for `retry_after_s` seconds."""
 
 
+class NoSuchAddress(Misconfigured):
+    """The connection's base URL can be no address."""
+
+
 class NotSent(Transient):
     """No connection came about (name, route, TLS, time): the vendor has seen nothing of the request."""
 
@@ -266,8 +270,8 @@ async def _read_into(body: bytearray, response: aiohttp.ClientResponse, max_byte
     return True
 
 
-def _not_an_address() -> Misconfigured:
-    return Misconfigured("The connection's base URL is not a valid HTTP address: correct base_url.")
+def _not_an_address() -> NoSuchAddress:
+    return NoSuchAddress("The connection's base URL is not a valid HTTP address: correct base_url.")
 
 
 def _retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:

@@ -22,8 +22,8 @@ class Registry(Protocol):
 
         Nothing that the network or the other side does is raised: a call that was never sent, ours or their limit
         included, is a Deferred, one whose outcome nobody knows a Failed, a wrong account or address a Halted, which
-        says what to mend in words of ours. Raises Transient where the budget's ledger cannot be reached: nothing was
-        sent.
+        says what to mend in words of ours. Raises Transient or Misconfigured where the budget's ledger is away or
+        refuses us: nothing was sent.
         """
 
     def body_of(self, item: OutboundItem) -> Mapping[str, Any]:

@@ -470,6 +470,19 @@ def test_failures_in_a_row_let_the_queue_rest_longer_and_longer_until_something_
     assert rest.left_s == 0
 
 
+async def test_an_item_that_alone_is_refused_leaves_the_next_probe_to_another(site: DeliverySite) -> None:
+    refused, fine = await site.put(1), await site.put(2)
+    site.registry = ScriptedRegistry(HALTED, ACCEPTED, HALTED, ACCEPTED)
+    deliverer = site.deliverer()
+    await deliverer.deliver_next()
+    site.advance(61)
+    await deliverer.deliver_next()
+    assert [await site.state(item_id) for item_id in (refused, fine)] == [
+        ("pending", 0, "the key is refused"),
+        ("success", 1, None),
+    ]
+
+
 def test_what_halts_the_queue_lets_no_single_deliverer_rest() -> None:
     rest = Rest(ManualSeconds())
     rest.note(HALTED)

@@ -53,10 +53,13 @@ _SPOOL = ("eventsync.spool", "sqlite3")
 _DOOR = (*_SPOOL, "eventsync.web.ingress", "eventsync.stages.receive")
 _API = ("eventsync.web.api", "eventsync.web.openapi", "eventsync.postgres.search", "eventsync.wiring.api")
 _APPLYING = ("eventsync.stages.apply", "eventsync.stages.refetch", "eventsync.wiring.applying")
-_RELAY = ("eventsync.stages.relay",)
+_RELAY = ("eventsync.stages.relay", "eventsync.stages.wake")
 _CHORES = ("eventsync.postgres.linking", "eventsync.stages.upkeep", "eventsync.wiring.chores")
 _SCHEDULE = ("eventsync.stages.schedule", "eventsync.postgres.schedules", "cronsim")
-_SYNCING = ("eventsync.stages.sync_worker", "eventsync.stages.reconcile", "eventsync.wiring.syncing")
+_SYNCING = (
+    "eventsync.stages.sync_worker", "eventsync.stages.reconcile", "eventsync.wiring.syncing",
+    "eventsync.stages.deliver", "eventsync.stages.delivery_worker", "eventsync.wiring.delivering",
+)  # fmt: skip
 UNNEEDED = {
     Role.INGRESS: (
         *_BROKER, *_API, *_APPLYING, *_RELAY, *_CHORES, *_SCHEDULE, *_SYNCING, "eventsync.postgres.records",

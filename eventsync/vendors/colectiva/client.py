@@ -14,7 +14,7 @@ from eventsync.domain.connections import Connection
 from eventsync.domain.deliveries import Answer, Deferred, Failed, Halted, OutboundItem, Refused
 from eventsync.domain.errors import Misconfigured, Transient
 from eventsync.vendorkit.budget import BudgetSpent, Purpose
-from eventsync.vendorkit.http import NotSent, OutcomeUnknown, RateLimited, VendorHttp, is_html
+from eventsync.vendorkit.http import NoSuchAddress, NotSent, OutcomeUnknown, RateLimited, VendorHttp, is_html
 from eventsync.vendors.colectiva.answers import meaning_of
 from eventsync.vendors.colectiva.mapping import body_of
 
@@ -57,7 +57,7 @@ class ColectivaClient:
     async def deliver(self, item: OutboundItem) -> Answer:
         """Send one item, and tell what its answer means; raises nothing of the network or the other side.
 
-        Raises Transient where the budget's ledger cannot be reached: nothing was sent.
+        Raises Transient or Misconfigured where the budget's ledger is away or refuses us: nothing was sent.
         """
         headers = {**self._headers, "Idempotency-Key": str(item.idempotency_key)}
         try:
@@ -68,7 +68,7 @@ class ColectivaClient:
             return Deferred(str(error))
         except OutcomeUnknown as error:
             return Failed(str(error))
-        except Misconfigured as error:
+        except NoSuchAddress as error:
             return Halted(str(error))
         return meaning_of(answer, secret=self._key, connection_number=self._number)
 
