@@ -158,11 +158,26 @@ async def test_a_conflict_says_that_it_is_there_already(text: str, remote_org_id
     assert await answer_to(answering(409, text)) == Accepted(remote_org_id, 409)
 
 
-@pytest.mark.parametrize("status", [400, 402, 405, 410, 413, 415, 422, 451])
+@pytest.mark.parametrize("status", [400, 402, 406, 410, 413, 415, 422, 451])
 async def test_other_refusals_are_for_good_and_told_in_the_servers_words(status: int) -> None:
     answer = await answer_to(answering(status, '{"error":"app_org_id must start with plenura_"}'))
     words = f"Colectiva refused it (HTTP {status}): app_org_id must start with plenura_"
     assert answer == Refused(words, status)
+
+
+@pytest.mark.parametrize("status", [400, 402, 406, 410, 413, 415, 422, 451])
+@pytest.mark.parametrize(("headers", "wait_s"), [({}, None), ({"Retry-After": "30"}, 30.0)])
+async def test_a_refusal_that_is_a_page_is_none_of_colectivas_and_is_tried_again(
+    status: int, headers: dict[str, str], wait_s: float | None
+) -> None:
+    page = "\n <!DOCTYPE html><html><head><title>Request Entity Too Large</title></head><body></body></html>"
+    words = f"A page came in place of Colectiva's answer (HTTP {status}): Request Entity Too Large"
+    assert await answer_to(answering(status, page, headers)) == Failed(words, status, wait_s)
+
+
+@pytest.mark.parametrize("text", ["", "Bad Request", "{"])
+async def test_a_refusal_in_plain_text_or_without_words_is_for_good(text: str) -> None:
+    assert isinstance(await answer_to(answering(400, text)), Refused)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +185,7 @@ async def test_other_refusals_are_for_good_and_told_in_the_servers_words(status:
     [
         (401, "--api-key"),
         (403, "ecosystem:write"),
-        *((status, "--base-url") for status in (404, 301, 302, 303, 307, 308)),
+        *((status, "--base-url") for status in (404, 405, 301, 302, 303, 307, 308)),
     ],
 )
 @pytest.mark.parametrize("text", ['{"error":"client12@example.test"}', HTML, ""])
@@ -292,14 +307,17 @@ async def test_a_refusal_of_an_empty_registration_proves_the_credentials(status:
     assert budget.log == ["reserve check", "finish 1"]
 
 
-@pytest.mark.parametrize(("status", "named"), [(401, "--api-key"), (403, "ecosystem:write"), (404, "--base-url")])
+@pytest.mark.parametrize(
+    ("status", "named"),
+    [(401, "--api-key"), (403, "ecosystem:write"), *((status, "--base-url") for status in (404, 405))],
+)
 async def test_credentials_or_an_address_that_are_wrong_name_what_to_do(status: int, named: str) -> None:
     error = await check(answering(status, HTML))
     assert isinstance(error, Misconfigured)
     assert named in str(error)
 
 
-@pytest.mark.parametrize("status", [200, 201, 400, 405, 409, 413, 500, 503])
+@pytest.mark.parametrize("status", [200, 201, 400, 409, 413, 500, 503])
 async def test_any_other_answer_proves_nothing(status: int) -> None:
     error = await check(answering(status, HTML if status == 400 else "{}"))
     assert isinstance(error, Transient)

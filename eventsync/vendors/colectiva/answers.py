@@ -2,6 +2,9 @@
 
 Colectiva's server is not public. Known are 401 (a bad or expired key), 400 (a bad payload or organization id) and the
 `ecosystem_org_id` of a success; the rest follows HTTP's own meaning. That 409 says "is there already" is assumed.
+
+Colectiva's API speaks JSON. A page for people was written by a proxy on the way or stands at a wrong address: unless its
+status alone says enough (401, 403, 404, 405, 409, 429, redirects), it neither takes an item nor refuses one for good.
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ from eventsync.domain.deliveries import Accepted, Answer, Deferred, Failed, Halt
 from eventsync.domain.errors import Rejected
 from eventsync.domain.fields import MAX_ID_CHARS, Fields
 from eventsync.domain.payloads import parse_json
-from eventsync.vendorkit.http import PostAnswer
+from eventsync.vendorkit.http import PostAnswer, is_html
 from eventsync.vendors.colectiva.words import words_of
 
-_ACCOUNT_STATUSES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+_ACCOUNT_STATUSES = frozenset(
+    {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+)
 _UNREADABLE = object()
 
 
@@ -36,7 +41,7 @@ def meaning_of(answer: PostAnswer, *, secret: str, connection_number: int) -> An
         case _ if 200 <= status < 300:
             return _success(answer, secret)
         case _ if 400 <= status < 500 and status != HTTPStatus.REQUEST_TIMEOUT:
-            return Refused(_quoting(f"Colectiva refused it (HTTP {status})", answer, secret), status)
+            return _refusal(answer, secret)
         case _:
             message = _quoting(f"Colectiva failed (HTTP {status})", answer, secret)
             return Failed(message, status, answer.retry_after_s)
@@ -53,6 +58,13 @@ def _success(answer: PostAnswer, secret: str) -> Answer:
     if isinstance(value, dict) and value.get("success") is False:
         return Failed(_quoting(f"Colectiva did not take it (HTTP {answer.status})", answer, secret), answer.status)
     return Accepted(_remote_org_id(value), answer.status)
+
+
+def _refusal(answer: PostAnswer, secret: str) -> Answer:
+    if is_html(answer.body):
+        message = _quoting(f"A page came in place of Colectiva's answer (HTTP {answer.status})", answer, secret)
+        return Failed(message, answer.status, answer.retry_after_s)
+    return Refused(_quoting(f"Colectiva refused it (HTTP {answer.status})", answer, secret), answer.status)
 
 
 def _json_of(answer: PostAnswer) -> Any:
