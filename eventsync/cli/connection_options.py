@@ -1,4 +1,4 @@
-"""What a person gives to connect an account: the options of `eventsync connections add`, read and checked."""
+"""What a person gives to connect an account, or changes of it: the options of `connections add` and `update`, read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,37 @@ from typing import Any
 import click
 
 from eventsync.domain.connections import HmacCheck, OrganizationId, SignatureEncoding
+from eventsync.postgres.connection_signatures import HmacChange
 from eventsync.postgres.tenants import ConnectionChanges, NewConnection
 from eventsync.vendorkit.vendor import SignatureForm
 from eventsync.vendors import load_vendors
 
 Command = Callable[..., Any]
+
+_FROM_INPUT = "-"
+
+_SIGNATURE_OPTIONS: tuple[Callable[[Command], Command], ...] = (
+    click.option(
+        "--hmac-secret",
+        "hmac_secrets",
+        multiple=True,
+        help="Webhooks must be signed with it (HMAC-SHA256), by the vendor or by a signing gateway in front; again for"
+        " a second secret. `-` reads it from the next line of the standard input.",
+    ),
+    click.option(
+        "--hmac-header",
+        help="The header that carries the signature; unset, as it was, or the vendor's own where it signs.",
+    ),
+    click.option(
+        "--hmac-encoding",
+        type=click.Choice([encoding.value for encoding in SignatureEncoding]),
+        help="How the signature is written; unset, as it was, or hex.",
+    ),
+    click.option(
+        "--hmac-prefix",
+        help="What stands before the signature, such as sha256=; unset, as it was, or the vendor's own, or nothing.",
+    ),
+)
 
 _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     click.argument("vendor"),
@@ -28,27 +54,7 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
     click.option("--base-url", help="The vendor's API, where it is not the vendor's own address, as for a sandbox."),
     click.option("--practice-id", help="The account's id in the vendor's webhooks; others are then parked."),
     click.option("--timezone", default="UTC", show_default=True, help="The practice's time zone, as Europe/Berlin."),
-    click.option(
-        "--hmac-secret",
-        "hmac_secrets",
-        multiple=True,
-        help="Webhooks must be signed with it (HMAC-SHA256), by the vendor or by a signing gateway in front; again for"
-        " a second secret.",
-    ),
-    click.option(
-        "--hmac-header", help="The header that carries the signature; unset, the vendor's own where it signs."
-    ),
-    click.option(
-        "--hmac-encoding",
-        type=click.Choice([encoding.value for encoding in SignatureEncoding]),
-        default=SignatureEncoding.HEX.value,
-        show_default=True,
-        help="How the signature is written.",
-    ),
-    click.option(
-        "--hmac-prefix",
-        help="What stands before the signature, such as sha256=; unset, the vendor's own, or nothing.",
-    ),
+    *_SIGNATURE_OPTIONS,
     click.option(
         "--allow-network",
         "allowed_networks",
@@ -74,6 +80,8 @@ _CHANGES: tuple[Callable[[Command], Command], ...] = (
     click.option("--base-url", help="The vendor's API."),
     click.option("--practice-id", help="The account's id in the vendor's webhooks; '' takes the check away."),
     click.option("--timezone", help="The practice's time zone, as Europe/Berlin."),
+    *_SIGNATURE_OPTIONS,
+    click.option("--no-hmac", is_flag=True, help="Webhooks need no signature any more: their URL is enough."),
     click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting, as for `add`."),
 )
 
@@ -123,26 +131,34 @@ def change_options(command: Command) -> Command:
 
 def changed_connection(given: Mapping[str, Any]) -> ConnectionChanges:
     """Read the options of a change. Raises click.UsageError where there is nothing to change."""
-    if not any(value not in (None, ()) for value in given.values()):
+    if not any(value not in (None, (), False) for value in given.values()):
         raise click.UsageError("say what is to be changed, such as --api-key - or --practice-id")
+    api_key = None if given["api_key"] is None else _api_key(given["api_key"])
+    hmac = _hmac_change(given)  # after the key: so stand their lines in the standard input
+    if given["no_hmac"] and hmac is not None:
+        raise click.UsageError("--no-hmac takes the signature away: give it without any other --hmac- option")
     return ConnectionChanges(
-        api_key=None if given["api_key"] is None else _api_key(given["api_key"]),
+        api_key=api_key,
         base_url=given["base_url"],
         practice_id=given["practice_id"],
         timezone=given["timezone"],
+        hmac=hmac,
+        removes_hmac=given["no_hmac"],
         settings=_settings(given["settings"]),
     )
 
 
 def new_connection(given: Mapping[str, Any]) -> AskedConnection:
-    """Read the options, asking for the API key where need be. Raises click.UsageError."""
+    """Read the options, asking for the API key where need be. Raises click.UsageError, Misconfigured."""
     vendor = given["vendor"].strip().lower()
+    api_key = _api_key(given["api_key"])
+    hmac = _hmac_change(given)  # after the key: so stand their lines in the standard input
     return AskedConnection(
         org=given["org"],
         vendor=vendor,
-        hmac=_hmac(given, _signature_of(vendor)),
+        hmac=None if hmac is None else hmac.applied_to(None, _signature_of(vendor)),
         settings=_settings(given["settings"]),
-        api_key=_api_key(given["api_key"]),
+        api_key=api_key,
         base_url=given["base_url"],
         practice_id=given["practice_id"],
         timezone=given["timezone"],
@@ -150,19 +166,16 @@ def new_connection(given: Mapping[str, Any]) -> AskedConnection:
     )
 
 
-def _hmac(given: Mapping[str, Any], vendors_own: SignatureForm | None) -> HmacCheck | None:
-    """Read what webhooks must be signed with: the vendor's own form, but for what was given."""
-    secrets, header, prefix = tuple(given["hmac_secrets"]), given["hmac_header"], given["hmac_prefix"]
-    if vendors_own is not None and secrets:
-        header = vendors_own.header if header is None else header
-        prefix = vendors_own.prefix if prefix is None else prefix
-    if bool(secrets) != bool(header):
-        raise click.UsageError("a signature needs both --hmac-secret and --hmac-header")
-    if not secrets:
-        return None
-    if not all(secrets):
-        raise click.UsageError("--hmac-secret is empty")
-    return HmacCheck(header, secrets, SignatureEncoding(given["hmac_encoding"]), prefix or "")
+def _hmac_change(given: Mapping[str, Any]) -> HmacChange | None:
+    """Read what is said of the signature, with secrets given as `-` from the standard input; None for nothing."""
+    encoding = given["hmac_encoding"]
+    change = HmacChange(
+        secrets=tuple(_secret(text, "Webhook secret") for text in given["hmac_secrets"]) or None,
+        header=given["hmac_header"],
+        encoding=None if encoding is None else SignatureEncoding(encoding),
+        prefix=given["hmac_prefix"],
+    )
+    return None if change == HmacChange() else change
 
 
 def _signature_of(vendor: str) -> SignatureForm | None:
@@ -182,11 +195,18 @@ def _settings(texts: Sequence[str]) -> Mapping[str, str]:
 
 
 def _api_key(given: str | None) -> str:
-    if given == "-" and not sys.stdin.isatty():
-        given = sys.stdin.readline()
-    elif given in ("-", None) and sys.stdin.isatty():
-        given = str(click.prompt("API key", hide_input=True, err=True))
-    key = (given or "").strip()
+    if given is None and sys.stdin.isatty():
+        given = _FROM_INPUT
+    key = _secret(given or "", "API key").strip()
     if not key:
         raise click.UsageError("no API key: give --api-key, EVENTSYNC_API_KEY, or `--api-key -` with the key as input")
     return key
+
+
+def _secret(given: str, name: str) -> str:
+    """Answer a secret as given; for `-`, ask for it, or take the next line of the standard input."""
+    if given != _FROM_INPUT:
+        return given
+    if sys.stdin.isatty():
+        return str(click.prompt(name, hide_input=True, err=True))
+    return sys.stdin.readline().strip()

@@ -90,13 +90,20 @@ def show_connection(connection: str, as_json: bool) -> None:
     epilog=examples(
         "eventsync connections update 1 --api-key -      # the key was renewed at the vendor",
         "eventsync connections update 1 --practice-id 65f0c0ffee65f0c0ffee0003 --set calls_per_day=2000",
+        "eventsync connections update 1 --hmac-secret -  # webhooks must be signed with it from now on",
+        "eventsync connections update 1 --hmac-secret - --hmac-secret - < both.txt  # its successor counts as well",
     ),
 )
 @click.argument("connection")
 @change_options
 @json_option
 def update_connection(connection: str, as_json: bool, **given: object) -> None:
-    """Change a connection; its webhook URL and everything that it brought stay."""
+    """Change a connection; its webhook URL and everything that it brought stay.
+
+    The secrets given replace all that there were: give both while the vendor's is rotated, later the new one alone.
+    Lines of the standard input are read in the order API key, secrets. Given as an option, other users of this machine
+    could see them.
+    """
     changes = changed_connection(given)
 
     async def update(at: Installation) -> Row:

@@ -21,9 +21,10 @@ from eventsync.postgres.connection_settings import (
     settings_checked,
     timezone_checked,
 )
+from eventsync.postgres.connection_signatures import HmacChange, hmac_checked
 from eventsync.postgres.database import Database, Session
 from eventsync.postgres.statements import load_statements
-from eventsync.postgres.webhook_tokens import issue_token, seal_hmac, unknown_connection
+from eventsync.postgres.webhook_tokens import issue_token, open_hmac, seal_hmac, unknown_connection
 from eventsync.vendorkit.vendor import Vendor
 
 _LARGEST_NUMBER = 2**31 - 1
@@ -42,6 +43,7 @@ class _Sql:
     disable_connection: str
     update_connection: str
     relocate_connection: str
+    lock_signature: str
 
 
 SQL = load_statements(_Sql, "tenants.sql")
@@ -77,13 +79,15 @@ class NewConnection:
 class ConnectionChanges:
     """What is to be changed of a connection: None stays as it is. `settings` are added to those that there are.
 
-    A `practice_id` that is empty takes the check of it away.
+    A `practice_id` that is empty takes the check of it away, `removes_hmac` that of a signature.
     """
 
     api_key: str | None = field(default=None, repr=False)
     base_url: str | None = None
     practice_id: str | None = None
     timezone: str | None = None
+    hmac: HmacChange | None = None
+    removes_hmac: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -155,7 +159,7 @@ class Connections:
             new.vendor,
             base_url_checked(new.base_url or self._vendor(new.vendor).default_base_url),
             self._keyring.seal(api_key_checked(new.api_key).encode(), _api_key_context(connection_id)),
-            seal_hmac(self._keyring, connection_id, new.hmac),
+            seal_hmac(self._keyring, connection_id, None if new.hmac is None else hmac_checked(new.hmac)),
             new.practice_id,
             timezone_checked(new.timezone),
             networks_checked(new.allowed_networks),
@@ -191,16 +195,19 @@ class Connections:
         """
         key, context = changes.api_key, _api_key_context(connection_id)
         row = (
-            None if key is None else self._keyring.seal(key.encode(), context),
+            None if key is None else self._keyring.seal(api_key_checked(key).encode(), context),
             None if changes.base_url is None else base_url_checked(changes.base_url),
             changes.practice_id,
             None if changes.timezone is None else timezone_checked(changes.timezone),
             orjson.dumps(settings_checked(changes.settings)).decode(),
             now,
         )
-        async with self._database.session() as session:
-            if await session.fetchval(SQL.update_connection, connection_id, *row, organization_id) is None:
+        async with self._database.transaction() as session:
+            before = await session.fetchrow(SQL.lock_signature, connection_id, organization_id)
+            if before is None:
                 raise unknown_connection()
+            hmac_sealed = self._changed_hmac(connection_id, before, changes)
+            await session.execute(SQL.update_connection, connection_id, *row, hmac_sealed)
 
     async def disable(self, connection_id: ConnectionId, organization_id: OrganizationId | None, now: datetime) -> None:
         """Close the door for its webhooks and end its reads.
@@ -231,6 +238,19 @@ class Connections:
         if name not in self._vendors:
             raise Misconfigured(f"there is no such vendor: choose one of {', '.join(sorted(self._vendors))}")
         return self._vendors[name]
+
+    def _changed_hmac(
+        self, connection_id: ConnectionId, before: Mapping[str, Any], changes: ConnectionChanges
+    ) -> bytes | None:
+        """Seal the signature check that holds after the changes, from the `hmac_sealed` and the vendor before."""
+        if changes.removes_hmac:
+            return None
+        sealed: bytes | None = before["hmac_sealed"]
+        if changes.hmac is None:
+            return sealed
+        check = open_hmac(self._keyring, connection_id, sealed)
+        changed = changes.hmac.applied_to(check, self._vendor(before["vendor"]).webhook_signature)
+        return seal_hmac(self._keyring, connection_id, changed)
 
     def _opened(self, row: Mapping[str, Any]) -> Connection:
         connection_id, settings = ConnectionId(row["id"]), orjson.loads(row["settings"])

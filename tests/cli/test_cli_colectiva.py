@@ -18,6 +18,8 @@ OF = ("--org", "practice-7", "--api-key", "secret-key-1")
 COLECTIVA = ("connections", "add", "colectiva", *OF)
 INTAKEQ = ("connections", "add", "intakeq", *OF)
 
+UPDATE = ("connections", "update", "1")
+
 StoredCheck = Callable[[], Awaitable[HmacCheck | None]]
 
 
@@ -86,3 +88,104 @@ async def test_the_limit_of_calls_is_ours_until_it_is_set(cli: Cli, organization
     await cli("connections", "update", "1", "--set", "calls_per_minute=40")
     (row,) = (await cli("budget", "--json")).json
     assert (row["left_this_minute"], row["left_today"]) == (40, None)
+
+
+async def test_a_connection_without_a_signature_gets_the_vendors_own_by_a_secret_alone(
+    cli: Cli, organization: dict[str, Any], stored_check: StoredCheck
+) -> None:
+    added = (await cli(*COLECTIVA, "--json")).json
+    assert added["requires_signature"] is False
+    updated = await cli(*UPDATE, "--hmac-secret", "-", "--json", given="signing-1\n")
+    assert updated.exit_code == 0, updated.stderr
+    assert updated.json == {name: added[name] for name in updated.json} | {"requires_signature": True}
+    assert await stored_check() == HmacCheck("x-colectiva-signature", ("signing-1",), prefix="sha256=")
+
+
+async def test_a_rotation_gives_both_secrets_and_later_the_new_one_and_keeps_the_form(
+    cli: Cli, organization: dict[str, Any], stored_check: StoredCheck
+) -> None:
+    await cli(*COLECTIVA, "--hmac-secret", "s1", "--hmac-header", "X-Gateway", "--hmac-encoding", "base64")
+    both = ("--hmac-secret", "s1", "--hmac-secret", "s2")
+    for words, secrets in ((both, ("s1", "s2")), (both[2:], ("s2",))):
+        assert (await cli(*UPDATE, *words)).exit_code == 0
+        assert await stored_check() == HmacCheck("X-Gateway", secrets, SignatureEncoding.BASE64, "sha256=")
+
+
+async def test_the_form_of_a_signature_is_corrected_without_its_secrets(
+    cli: Cli, organization: dict[str, Any], stored_check: StoredCheck
+) -> None:
+    await cli(*COLECTIVA, "--hmac-secret", "s1", "--hmac-secret", "s2")
+    await cli(*UPDATE, "--hmac-prefix", "", "--hmac-encoding", "base64")
+    await cli(*UPDATE, "--hmac-header", "X-Gateway")
+    assert await stored_check() == HmacCheck("X-Gateway", ("s1", "s2"), SignatureEncoding.BASE64, "")
+
+
+async def test_a_change_of_something_else_leaves_the_signature_and_no_hmac_takes_it_away(
+    cli: Cli, organization: dict[str, Any], stored_check: StoredCheck
+) -> None:
+    await cli(*COLECTIVA, "--hmac-secret", "s1")
+    assert (await cli(*UPDATE, "--timezone", "Europe/Berlin", "--json")).json["requires_signature"] is True
+    assert await stored_check() == HmacCheck("x-colectiva-signature", ("s1",), prefix="sha256=")
+    assert (await cli(*UPDATE, "--no-hmac", "--json")).json["requires_signature"] is False
+    assert await stored_check() is None
+
+
+@pytest.mark.parametrize("words", [COLECTIVA[:-1], UPDATE + OF[2:3]], ids=["add", "update"])
+async def test_key_and_secrets_are_lines_of_the_standard_input_and_are_not_printed(
+    cli: Cli, organization: dict[str, Any], stored_check: StoredCheck, words: tuple[str, ...]
+) -> None:
+    if words[1] == "update":
+        await cli(*COLECTIVA)
+    given = "renewed-key\nsigning-1\r\nsigning-2"
+    ended = await cli(*words, "-", "--hmac-secret", "-", "--hmac-secret", "-", given=given)
+    assert ended.exit_code == 0, ended.stderr
+    assert await stored_check() == HmacCheck("x-colectiva-signature", ("signing-1", "signing-2"), prefix="sha256=")
+    assert not any(secret in ended.stdout + ended.stderr for secret in given.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (("--hmac-secret", ""), "--hmac-secret"),
+        (("--hmac-secret", "signing-1", "--hmac-secret", " "), "--hmac-secret"),
+        (("--hmac-secret", "-"), "--hmac-secret"),
+        (("--hmac-secret", "signing-\udcff"), "UTF-8"),
+        (("--hmac-header", "X Gateway"), "--hmac-header"),
+        (("--hmac-header", ""), "--hmac-header"),
+        (("--hmac-encoding", "base32"), "--hmac-encoding"),
+        (("--no-hmac", "--hmac-secret", "signing-1"), "--no-hmac"),
+    ],
+    ids=ascii,
+)
+async def test_a_signature_that_cannot_be_ends_with_2_and_leaves_what_there_was(
+    cli: Cli, organization: dict[str, Any], stored_check: StoredCheck, words: tuple[str, ...], advice: str
+) -> None:
+    await cli(*COLECTIVA, "--hmac-secret", "s1")
+    ended = await cli(*UPDATE, "--timezone", "Europe/Berlin", *words, given="")
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert advice in ended.stderr
+    assert "signing-" not in ended.stderr
+    assert await stored_check() == HmacCheck("x-colectiva-signature", ("s1",), prefix="sha256=")
+    assert (await cli("connections", "show", "1", "--json")).json["timezone"] == "UTC"
+
+
+async def test_a_form_without_a_secret_makes_no_signature(
+    cli: Cli, organization: dict[str, Any], stored_check: StoredCheck
+) -> None:
+    await cli(*COLECTIVA)
+    ended = await cli(*UPDATE, "--hmac-header", "X-Gateway")
+    assert ended.exit_code == 2
+    assert "--hmac-secret" in ended.stderr
+    assert await stored_check() is None
+
+
+async def test_a_vendor_that_signs_nothing_needs_the_header_at_a_change_too(
+    cli: Cli, organization: dict[str, Any], stored_check: StoredCheck
+) -> None:
+    await cli(*INTAKEQ)
+    refused = await cli(*UPDATE, "--hmac-secret", "s1")
+    assert refused.exit_code == 2
+    assert "--hmac-header" in refused.stderr
+    assert (await cli(*UPDATE, "--hmac-secret", "s1", "--hmac-header", "X-Signature")).exit_code == 0
+    assert (await cli(*UPDATE, "--hmac-secret", "s2")).exit_code == 0
+    assert await stored_check() == HmacCheck("X-Signature", ("s2",))

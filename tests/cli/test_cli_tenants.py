@@ -149,7 +149,9 @@ async def test_an_update_changes_what_is_named_and_leaves_the_rest(cli: Cli, con
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("--timezone", "Nowhere/Town"), ("--set", "colour=blue"), ("--api-key", " ")], ids=" ".join
+    "words",
+    [(), ("--timezone", "Nowhere/Town"), ("--set", "colour=blue"), ("--api-key", " "), ("--api-key", "a\nkey")],
+    ids=ascii,
 )
 async def test_an_update_with_nothing_or_wrong_values_ends_with_2_and_changes_nothing(
     cli: Cli, connection: dict[str, Any], words: tuple[str, ...]

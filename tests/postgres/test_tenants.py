@@ -131,6 +131,11 @@ async def test_a_connections_own_limits_go_before_the_vendors(
         ({"settings": {"calls_per_day": "-5"}}, "calls_per_day is not"),
         ({"settings": {"calls_per_day": "1e9"}}, "calls_per_day is not"),
         ({"api_key": "key\r\nX-Other: 1"}, "API key"),
+        ({"hmac": HmacCheck("X-Signature", ())}, "no secret"),
+        ({"hmac": HmacCheck("X-Signature", ("secret-1", ""))}, "is empty"),
+        ({"hmac": HmacCheck("", ("secret-1",))}, "--hmac-header"),
+        ({"hmac": HmacCheck("X-Signature: ", ("secret-1",))}, "no header has such a name"),
+        ({"hmac": HmacCheck("X-Signature", ("secret-1",), prefix="\udcff")}, "UTF-8"),
     ],
 )
 async def test_what_cannot_be_is_refused_and_nothing_is_kept(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,26 @@ import orjson
 import pytest
 
 from eventsync.crypto import Keyring
-from eventsync.domain.connections import ConnectionId, HmacCheck
+from eventsync.domain.connections import ConnectionId, HmacCheck, WebhookVerifier
+from eventsync.postgres.connection_signatures import HmacChange
 from eventsync.postgres.database import Database
 from eventsync.postgres.records import RecordWriter
-from eventsync.postgres.tenants import AddedConnection, Connections, NewConnection, Organizations
+from eventsync.postgres.tenants import (
+    AddedConnection,
+    ConnectionChanges,
+    Connections,
+    NewConnection,
+    Organizations,
+)
 from eventsync.stages.apply import Applier
 from eventsync.stages.directory import ConnectionDirectory
 from eventsync.vendors import load_vendors
 from eventsync.vendors.colectiva import VENDOR
+from servers.eventually import eventually
 from web.webhook_door import Answer, Door, Practice, open_door, utc_now
 
 SECRET = "invented-webhook-secret"
+SUCCESSOR = "invented-successor"
 HEADER = "x-colectiva-signature"
 BODY = (resources.files("eventsync.vendors.colectiva") / "samples" / "escrow_created.json").read_bytes()
 
@@ -143,3 +152,36 @@ async def test_a_webhook_without_an_event_is_kept_as_parked(
     await apply(door, connections, keyring, answer)
     [event] = await practice.stored()
     assert (event.status, event.reason) == ("parked", "missing_field")
+
+
+async def change(door: Door, connections: Connections, connection: AddedConnection, changes: ConnectionChanges) -> None:
+    """Change the signature, and await that the door's spool has the change, sooner than its next reading by itself."""
+    verifiers = await door.spool.verifiers()
+    await connections.update(connection.id, changes, None, utc_now())
+    await eventually(lambda: _is_news(door, verifiers), deadline_s=10)
+
+
+async def _is_news(door: Door, verifiers: Sequence[WebhookVerifier]) -> bool:
+    return await door.spool.verifiers() != verifiers
+
+
+async def statuses(door: Door, connection: AddedConnection) -> list[int]:
+    """Send one webhook without a signature, one by SECRET and one by its successor."""
+    signings: list[dict[str, str]] = [{}, {HEADER: signature(BODY)}, {HEADER: signature(BODY, SUCCESSOR)}]
+    return [(await send(door, connection, headers)).status for headers in signings]
+
+
+async def test_a_signature_that_is_given_rotated_and_taken_away_holds_at_the_open_door_at_once(
+    door: Door, pool: Database, connections: Connections
+) -> None:
+    connection = await connect(pool, connections, None)
+    assert await statuses(door, connection) == [200, 200, 200]
+    await eventually(door.spool.verifiers)
+    for changes, expected in (
+        (ConnectionChanges(hmac=HmacChange((SECRET,))), [401, 200, 401]),
+        (ConnectionChanges(hmac=HmacChange((SECRET, SUCCESSOR))), [401, 200, 200]),
+        (ConnectionChanges(hmac=HmacChange((SUCCESSOR,))), [401, 401, 200]),
+        (ConnectionChanges(removes_hmac=True), [200, 200, 200]),
+    ):
+        await change(door, connections, connection, changes)
+        assert await statuses(door, connection) == expected

@@ -43,11 +43,15 @@ RETURNING id;
 -- name: relocate_connection
 UPDATE connections SET base_url = $2, updated_at = $3 WHERE id = $1 AND base_url <> $2;
 
+-- name: lock_signature
+-- Its change is made of what it was. The lock lets events in meanwhile, which refer to the connection by its key.
+SELECT vendor, hmac_sealed FROM connections WHERE id = $1 AND ($2::uuid IS NULL OR organization_id = $2)
+FOR NO KEY UPDATE;
+
 -- name: update_connection
--- What is NULL stays; an empty practice id takes the check away.
+-- What is NULL stays, but for the signature; an empty practice id takes the check away.
 UPDATE connections
 SET api_key_sealed = coalesce($2, api_key_sealed), base_url = coalesce($3, base_url),
     practice_id = nullif(coalesce($4, practice_id), ''), timezone = coalesce($5, timezone),
-    settings = settings || $6::jsonb, updated_at = $7
-WHERE id = $1 AND ($8::uuid IS NULL OR organization_id = $8)
-RETURNING id;
+    settings = settings || $6::jsonb, updated_at = $7, hmac_sealed = $8
+WHERE id = $1;
