@@ -6,17 +6,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import partial
 from uuid import uuid4
 
 import aiohttp
 import click
 
 from eventsync.cli.ecosystem_attach import attach_command
-from eventsync.cli.ecosystem_sending import Result, Sending, in_how_long, progress_bar, result_line
+from eventsync.cli.ecosystem_sending import Result, Sending, in_how_long, open_screen
 from eventsync.cli.output import Row, examples, json_option, show_json, show_rows, when
 from eventsync.cli.session import Installation, with_installation
-from eventsync.domain.clock import Clock
 from eventsync.domain.connections import Connection, ConnectionId, OrganizationId
 from eventsync.domain.deliveries import ItemStatus
 from eventsync.domain.errors import Misconfigured, Transient
@@ -162,16 +160,15 @@ async def _sync(at: Installation, asked: _Asked) -> bool:
         waiting = [_waiting_row(found, desk.registry, at.clock()) for found in previews]
         if not asked.as_json:
             _show_waiting(waiting, at.clock(), at_most=_SHOWN_BEFORE_SENDING)
-        with progress_bar(_due_items(waiting), is_wanted=asked.at_most is None) as show:
-            tell = _say_nothing if asked.as_json else partial(_say, at.clock)
-            sending = Sending(desk.deliverer, at.clock, show, tell, asked.at_most)
-            try:
-                await sending.to_end()
-            except Transient as error:
-                sending.stopped_because = str(error)
-            finally:  # Ctrl-C passes here too: what was done is told
-                standing = await _standing(desk.queue, at.clock())
-                _report(sending, waiting, standing, as_json=asked.as_json)
+        sending = Sending(desk.deliverer, at.clock, asked.at_most)
+        try:
+            with open_screen(_due_items(waiting), has_bar=asked.at_most is None, has_lines=not asked.as_json) as screen:
+                await sending.to_end(screen)
+        except Transient as error:
+            sending.stopped_because = str(error)
+        finally:  # Ctrl-C passes here too: what was done is told
+            standing = await _standing(desk.queue, at.clock())
+            _report(sending, waiting, standing, as_json=asked.as_json)
     return sending.is_well and standing.paused_because is None
 
 
@@ -261,11 +258,3 @@ def _summary_line(sending: Sending, standing: _Standing) -> str:
     if standing.failed:
         parts.append(f"failed in all, for a person to look at: {standing.failed}")
     return "; ".join(parts)
-
-
-def _say(clock: Clock, row: Row) -> None:
-    click.echo(result_line(row, clock()))
-
-
-def _say_nothing(_row: Row) -> None:
-    """JSON tells of all attempts at the end."""

@@ -8,12 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import assert_never
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from eventsync.cli.output import Row, cell
 from eventsync.domain.clock import Clock
@@ -25,8 +28,18 @@ _TO_END_ATTEMPT_S = 16.0  # one POST and the note of its end
 _TO_LET_GO_S = 20.0  # the deliverer's own grace, where PostgreSQL is away
 _MINUTE_S, _HOUR_S = 60, 3600
 
-Show = Callable[[str, int], None]
-"""Shows what is being done, and how many items have been dealt with."""
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where a command tells of its sending.
+
+    `show` shows what is being done and how many items are dealt with, `say` prints a line of results, `note` one beside
+    them, on the standard error.
+    """
+
+    show: Callable[[str, int], None]
+    say: Callable[[str], None]
+    note: Callable[[str], None]
 
 
 class Result(StrEnum):
@@ -47,13 +60,9 @@ class Sending:
     `stopped_because` says why it ended before its time.
     """
 
-    def __init__(
-        self, deliverer: Deliverer, clock: Clock, show: Show, tell: Callable[[Row], None], at_most: int | None
-    ) -> None:
+    def __init__(self, deliverer: Deliverer, clock: Clock, at_most: int | None) -> None:
         self._deliverer = deliverer
         self._clock = clock
-        self._show = show
-        self._tell = tell
         self._at_most = at_most
         self._rested_s = 0.0
         self._settled = 0
@@ -71,56 +80,58 @@ class Sending:
         last_results = {row["id"]: row["result"] for row in self.rows}
         return self.stopped_because is None and set(last_results.values()) <= {Result.ACCEPTED, Result.LOST}
 
-    async def to_end(self) -> None:
-        """Make the attempts. Being cancelled, as by Ctrl-C, it sees the one under way to its end.
+    async def to_end(self, screen: Screen) -> None:
+        """Make the attempts, and say what comes of each.
 
+        Being cancelled, as by Ctrl-C, it sees the attempt under way to its end.
         Raises Transient, Misconfigured where PostgreSQL is away or the account cannot be opened.
         """
         try:
             while self.stopped_because is None and (self._at_most is None or len(self.rows) < self._at_most):
                 if self._deliverer.resting_s > 0.0:
-                    await self._wait()
-                elif (delivery := await self._attempt()) is not None:
-                    self._note(delivery)
+                    await self._wait(screen)
+                elif (delivery := await self._attempt(screen)) is not None:
+                    self._note(delivery, screen)
                 elif self._deliverer.resting_s <= 0.0:
                     break
         except asyncio.CancelledError:
             self.stopped_because = "it was interrupted"
             raise
 
-    async def _wait(self) -> None:
+    async def _wait(self, screen: Screen) -> None:
         wait_s = self._deliverer.resting_s
         if self._at_most is not None or self._rested_s + wait_s > _LONGEST_REST_S:
             self.stopped_because = f"nothing may be sent for {duration(wait_s)}, by what was answered last"
             return
         self._rested_s += wait_s
-        self._show(f"Waits {duration(wait_s)}", self._settled)
+        screen.show(f"Waits {duration(wait_s)}", self._settled)
         await asyncio.sleep(wait_s)
 
-    async def _attempt(self) -> Delivery | None:
+    async def _attempt(self, screen: Screen) -> Delivery | None:
         attempt = asyncio.ensure_future(self._deliverer.deliver_next())
         try:
             return await asyncio.shield(attempt)
         except asyncio.CancelledError:
+            screen.note("Waiting for the answer to what has been sent …")
             if (delivery := await _ended(attempt)) is not None:
-                self._note(delivery)
+                self._note(delivery, screen)
             raise
 
-    def _note(self, delivery: Delivery) -> None:
+    def _note(self, delivery: Delivery, screen: Screen) -> None:
         row = result_row(delivery)
         self.rows.append(row)
-        self._tell(row)
+        screen.say(result_line(row, self._clock()))
         if row["result"] in (Result.ACCEPTED, Result.REFUSED):
             self._rested_s = 0.0
         elif row["result"] == Result.HALTED:
             self.stopped_because = "the account is refused"
-        self._settled += 1 + row["superseded"]
-        self._show("Sending", self._settled)
+        is_settled = row["result"] not in (Result.DEFERRED, Result.HALTED)
+        self._settled += row["superseded"] + is_settled
+        screen.show("Sending", self._settled)
 
 
 async def _ended(attempt: asyncio.Future[Delivery | None]) -> Delivery | None:
     """Give the attempt its time; None where it has to be let go: others take the item up when its lease is over."""
-    click.echo("Waiting for the answer to what has been sent …", err=True)
     for within_s in (_TO_END_ATTEMPT_S, _TO_LET_GO_S):
         await asyncio.wait({attempt}, timeout=within_s)
         if attempt.done():
@@ -203,11 +214,12 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress_bar(expected: int, *, is_wanted: bool) -> Iterator[Show]:
-    """Show a bar with its rate on the terminal while the block runs; nothing at all where no terminal is."""
+def open_screen(expected: int, *, has_bar: bool, has_lines: bool) -> Iterator[Screen]:
+    """Show a bar with its rate on the terminal while the block runs, and lines above it; elsewhere only lines."""
     console = Console(stderr=True)
-    if not (is_wanted and console.is_terminal):
-        yield lambda *_: None
+    echo_beside = partial(click.echo, err=True)
+    if not (has_bar and console.is_terminal):
+        yield Screen(_say_nothing, click.echo if has_lines else _say_nothing, echo_beside)
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  # terminals' alone
 
@@ -218,11 +230,20 @@ def progress_bar(expected: int, *, is_wanted: bool) -> Iterator[Show]:
         TimeElapsedColumn(),
     )
     began_s = time.monotonic()
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
         task = progress.add_task("Sending", total=max(expected, 1), rate=0.0)
 
         def show(text: str, done: int) -> None:
             rate = done / max(time.monotonic() - began_s, 0.001)
             progress.update(task, description=text, completed=done, total=max(expected, done, 1), rate=rate)
 
-        yield show
+        def print_above(line: str) -> None:
+            console.print(Text(line), soft_wrap=True)
+
+        # Lines for the same terminal must go through the bar's console, which moves the bar out of their way.
+        say = print_above if sys.stdout.isatty() else click.echo
+        yield Screen(show, say if has_lines else _say_nothing, print_above)
+
+
+def _say_nothing(*_: object) -> None:
+    """Where JSON tells it all at the end, or no terminal is."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -23,6 +26,7 @@ from eventsync.sandbox.colectiva.vendor import ColectivaVendor
 
 SYNC = ("ecosystem", "sync")
 ROUTE = "/ecosystem-orgs"
+ORGANIZATION = r"plenura_[0-9a-f]{32}"
 API_KEY = "colectiva-key-1"
 
 
@@ -89,6 +93,19 @@ class Colectiva:
 
 def organization(number: int) -> str:
     return f"plenura_{number:032x}"
+
+
+def read_to_end(terminal: int) -> str:
+    """Read what is shown on a terminal until nobody holds its other end."""
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 65_536):
+            shown += chunk
+    except OSError:  # how Linux tells that the other end is closed
+        pass
+    finally:
+        os.close(terminal)
+    return shown.decode()
 
 
 async def connect(cli: Cli, running: RunningSandbox, *words: str) -> None:
@@ -196,6 +213,26 @@ async def test_all_goes_on_until_nothing_is_due_with_a_bar_and_its_rate_on_a_ter
     assert "/s" in ended.stderr
     assert "… and 5 more" in ended.stdout
     assert "items" not in (await cli(*SYNC, "--all")).stderr.replace("nothing waits to be sent", "")
+
+
+async def test_on_a_terminal_the_bar_makes_room_for_each_result(
+    colectiva: Colectiva, settings_env: dict[str, str]
+) -> None:
+    for number in range(1, 6):
+        await colectiva.put(number)
+    terminal, end = pty.openpty()
+    env = settings_env | {"TERM": "xterm", "COLUMNS": "150"}
+    sending = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "eventsync", *SYNC, "--all", env=env, stdout=end, stderr=end
+    )
+    os.close(end)
+    async with asyncio.timeout(60):
+        shown = await asyncio.to_thread(read_to_end, terminal)
+        await sending.wait()
+    lines = [line for line in re.split(r"[\r\n]+", shown) if "sent, there it is" in line]
+    assert len(lines) == 5
+    assert all(re.match(rf"(\x1b\[\d*[A-Za-z])*{ORGANIZATION}", line) for line in lines), lines
+    assert "of 5 items" in shown
 
 
 async def test_updates_that_wait_are_sent_as_the_last_of_them(cli: Cli, colectiva: Colectiva) -> None:
