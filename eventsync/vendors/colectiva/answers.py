@@ -3,8 +3,8 @@
 Colectiva's server is not public. Known are 401 (a bad or expired key), 400 (a bad payload or organization id) and the
 `ecosystem_org_id` of a success; the rest follows HTTP's own meaning. That 409 says "is there already" is assumed.
 
-Colectiva's API speaks JSON. A page for people was written by a proxy on the way or stands at a wrong address: unless its
-status alone says enough (401, 403, 404, 405, 409, 429, redirects), it neither takes an item nor refuses one for good.
+Colectiva's API speaks JSON. A page for people was written by a proxy on the way or stands at a wrong address: unless
+its status alone says enough (401, 403, 404, 405, 409, 429, redirects), it neither takes nor refuses an item for good.
 """
 
 from __future__ import annotations
