@@ -19,7 +19,6 @@ from eventsync.domain.deliveries import MAX_ATTEMPTS, Action, ItemId, ItemStatus
 from eventsync.postgres.database import Database, Session
 from eventsync.postgres.statements import load_statements
 
-_FIRST_LOOK = 100  # due items among which the next one is sought first
 _HELD_AT_ONCE = 1000
 _DIED = "The deliverer died while it sent this: nobody knows whether it arrived."
 _GIVEN_UP = f"{_DIED} It was the last of {MAX_ATTEMPTS} attempts: put the item back to pending to try again."
@@ -230,12 +229,11 @@ async def _choose(session: Session, now: datetime) -> _Choice | None:
 async def _next_head(session: Session, now: datetime, busy: Sequence[str]) -> Any | None:
     """Find the item that has been due longest and stands first in its organization; `busy` ones are left out.
 
-    Where many stand in front that wait for an earlier one of their organization, they are put out of the way.
+    Many that stand in front of it, behind earlier ones of their organizations, are put out of the next one's way.
     """
-    head = await session.fetchrow(SQL.next_head, now, busy, _FIRST_LOOK)
-    if head is None:
+    head = await session.fetchrow(SQL.next_head, now, busy)
+    if head is None or head["is_crowded"]:
         await session.execute(SQL.hold_back, now, _HELD_AT_ONCE)
-        head = await session.fetchrow(SQL.next_head, now, busy, None)
     return head
 
 
