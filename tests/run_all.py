@@ -24,7 +24,8 @@ _AT_ONCE = 2
 _SPEAKS_SQL = ("tests/postgres", "tests/stages")
 # The longest first, so that both sides end together; folders that are not named here are in the part "the rest".
 _FOLDERS = ("tests/e2e", "tests/stages", "tests/postgres", "tests/bus", "tests/simulation", "tests/cli", "tests/web")
-_ALONE = "tests/e2e/test_latency.py"  # holds a bound of milliseconds: nothing else may run meanwhile
+# They hold bounds of milliseconds: nothing else may run meanwhile.
+_ALONE = ("tests/e2e/test_latency.py", "tests/e2e/test_registration_latency.py")
 _INTERRUPTED = 130  # as a shell says it of a command that Ctrl-C has ended
 
 
@@ -105,7 +106,8 @@ class Runner:
 
 def parts_at_once(oldest_postgres: str) -> list[Part]:
     """Divide all tests but those of `part_alone`; without `oldest_postgres` (a folder) nothing runs once more."""
-    parts = [Part(folder, (*_PYTEST, folder, f"--ignore={_ALONE}")) for folder in _FOLDERS]
+    others = [f"--ignore={path}" for path in _ALONE]
+    parts = [Part(folder, (*_PYTEST, folder, *others)) for folder in _FOLDERS]
     parts.append(Part("the rest", (*_PYTEST, "tests", *(f"--ignore={folder}" for folder in _FOLDERS))))
     if oldest_postgres:
         once_more = Part(
@@ -119,7 +121,7 @@ def parts_at_once(oldest_postgres: str) -> list[Part]:
 
 def part_alone() -> Part:
     """Return what comes last, with nothing beside it."""
-    return Part(_ALONE, (*_PYTEST, _ALONE))
+    return Part("latency", (*_PYTEST, *_ALONE))
 
 
 def _say(text: str) -> None:

@@ -13,6 +13,8 @@ from e2e.eventsync_process import EventsyncProcess, environment
 from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
 from eventsync.postgres.database import Database
+from eventsync.postgres.embedded import EmbeddedPostgres
+from eventsync.postgres.migrations import migrate
 from eventsync.postgres.tenants import Connections, NewConnection, Organizations
 from eventsync.sandbox import RunningSandbox
 from eventsync.vendors import load_vendors
@@ -49,6 +51,15 @@ async def start_eventsync(database_url: str, tmp_path: Path) -> AsyncIterator[St
     yield start
     for process in started:
         await process.kill()
+
+
+@pytest.fixture
+async def durable_database_url(data_dir: Path) -> AsyncIterator[str]:
+    """A PostgreSQL as users have it, fsync and all, which also notes when each transaction was committed."""
+    running = await EmbeddedPostgres(data_dir, settings={"track_commit_timestamp": "on"}).start()
+    await migrate(running.url)
+    yield running.url
+    await running.stop()
 
 
 @pytest.fixture

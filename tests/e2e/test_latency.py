@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,6 @@ import pytest
 from e2e.fixtures import connect_practice
 from eventsync.crypto import Keyring
 from eventsync.postgres.database import Database
-from eventsync.postgres.embedded import EmbeddedPostgres
-from eventsync.postgres.migrations import migrate
 from eventsync.sandbox import SandboxOptions, TrafficMix, serve
 from eventsync.settings import Settings
 from eventsync.wiring import Role
@@ -34,15 +31,6 @@ SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (
 FROM event_history h JOIN appointments a ON a.applied_event_id = h.event_id
 WHERE h.outcome = 'applied' AND h.received_at >= $1
 """
-
-
-@pytest.fixture
-async def durable_database_url(data_dir: Path) -> AsyncIterator[str]:
-    """A PostgreSQL as users have it, fsync and all, which also notes when each transaction was committed."""
-    running = await EmbeddedPostgres(data_dir, settings={"track_commit_timestamp": "on"}).start()
-    await migrate(running.url)
-    yield running.url
-    await running.stop()
 
 
 @pytest.mark.timeout(120)

@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from uuid import UUID
@@ -19,14 +18,13 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from e2e.connected_colectiva import connect_colectiva
 from eventsync.crypto import Keyring
 from eventsync.postgres.database import Database
 from eventsync.postgres.outbound import _DIED
-from eventsync.postgres.tenants import Connections, NewConnection, Organizations
 from eventsync.sandbox import RunningSandbox, SandboxOptions, serve
 from eventsync.sandbox.colectiva.posts import Post
 from eventsync.sandbox.colectiva.vendor import ColectivaVendor
-from eventsync.vendors import load_vendors
 from servers.eventually import eventually
 from stages.bad_luck import BadLuck
 from stages.deliverers import Deliverers, delivering
@@ -82,8 +80,8 @@ async def test_every_organization_ends_registered_in_its_last_state_though_posts
     plenura = PlenuraAtWork(database, rng)
     arguments = (database_url, str(began_s), str(SPEED), str(LEASE_S))
     async with serve(SandboxOptions(vendor="colectiva")) as sandbox, delivering(arguments, tmp_path / "log") as pair:
-        await connect(pool, keyring, sandbox)
-        colectiva, luck = open_colectiva(sandbox, pair, rng)
+        colectiva = await connect_colectiva(pool, keyring, sandbox)
+        luck = bring_bad_luck(sandbox, colectiva, pair, rng)
         await plenura.begin(ORGANIZATIONS)
         await plenura.queue_items(int(ITEMS * FIRST_SHARE))
         for _ in range(DELIVERERS):
@@ -121,28 +119,12 @@ async def test_every_organization_ends_registered_in_its_last_state_though_posts
     print(figures)  # noqa: T201  # shown by `pytest -rP`
 
 
-async def connect(pool: Database, keyring: Keyring, sandbox: RunningSandbox) -> None:
-    """Connect the pretend Colectiva, without limits worth the name."""
-    now = datetime.now(UTC)
-    owner = await Organizations(pool).add("Plenura", "plenura", now)
-    new = NewConnection(
-        organization_id=owner.id,
-        vendor="colectiva",
-        api_key=sandbox.api_key,
-        base_url=sandbox.api_url,
-        settings={"calls_per_minute": "1000000", "calls_per_day": "unlimited"},
-    )
-    await Connections(pool, keyring, load_vendors()).add(new, now)
-
-
-def open_colectiva(sandbox: RunningSandbox, pair: Deliverers, rng: Random) -> tuple[ColectivaVendor, BadLuck]:
-    """Give the pretend Colectiva its bad luck; the kills are spread over the first half of the POSTs."""
-    colectiva = sandbox.sandbox.vendor
-    assert isinstance(colectiva, ColectivaVendor)
+def bring_bad_luck(sandbox: RunningSandbox, colectiva: ColectivaVendor, pair: Deliverers, rng: Random) -> BadLuck:
+    """Let POSTs fail from now on; the kills are spread over the first half of them."""
     kill_at = [ITEMS * (number + 1) // (2 * KILLS) for number in range(KILLS)]
     luck = BadLuck(colectiva, pair, rng, fault_share=FAULT_SHARE, doom_every=DOOM_EVERY, kill_at=kill_at)
     sandbox.sandbox.gate.script = luck
-    return colectiva, luck
+    return luck
 
 
 async def settled(database: asyncpg.Connection) -> None:
