@@ -274,6 +274,35 @@ async def test_a_failure_is_tried_again_later_and_until_then_told_but_not_sent(c
     assert len(colectiva.posts) == 1
 
 
+async def test_the_last_of_three_attempts_is_told_as_such(cli: Cli, colectiva: Colectiva) -> None:
+    item_id = await colectiva.put(1)
+    await colectiva.database.execute("UPDATE ecosystem_sync_queue SET attempts = 2")
+    colectiva.answer(ApiAnswer.STATUS, status=500)
+    ended = await cli(*SYNC)
+    assert ended.exit_code == 1
+    assert f"(it was the last attempt: item {item_id} has failed)" in ended.stdout
+    assert await colectiva.rows() == [("register", "failed", 3)]
+
+
+async def test_an_item_that_a_person_puts_back_meanwhile_is_told_as_such_and_sent_again(
+    cli: Cli, colectiva: Colectiva, settings_env: dict[str, str]
+) -> None:
+    item_id = await colectiva.put(1)
+    held = colectiva.hold_next()
+    async with process(settings_env, "--limit", "1") as sending:
+        await held.reached.wait()
+        await colectiva.database.execute(
+            "UPDATE ecosystem_sync_queue SET status = 'pending', attempts = 0, error_message = NULL WHERE id = $1",
+            item_id,
+        )
+        held.goes_on.set()
+        said, _ = await sending.communicate()
+    assert "put back by somebody meanwhile" in said.decode()
+    assert await colectiva.rows() == [("register", "pending", 0)]
+    assert (await cli(*SYNC)).exit_code == 0
+    assert await colectiva.rows() == [("register", "success", 1)]
+
+
 async def test_an_item_behind_another_waits_for_it(cli: Cli, colectiva: Colectiva) -> None:
     await colectiva.put(1)
     await colectiva.put(1, "update")
