@@ -99,7 +99,7 @@ def backfill_command(
 
 async def _connection(at: Installation, asked: _Asked) -> Connection:
     """Open the connection. Raises Rejected where there is none that lives."""
-    found = await at.connections.load_connection((await at.connection(asked.connection)).id)
+    found = await at.connections.load_connection((await at.record_connection(asked.connection)).id)
     if found is None or found.disabled_at is not None:
         raise Rejected("connection_disabled", "the connection is disabled: see `eventsync connections list`")
     return found

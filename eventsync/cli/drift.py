@@ -65,7 +65,7 @@ def drift_command(
         now = at.clock()
         wanted = DriftFilter(
             organization_id=None if org is None else (await at.organization(org)).id,
-            connection_id=None if connection is None else (await at.connection(connection)).id,
+            connection_id=None if connection is None else (await at.record_connection(connection)).id,
             run_id=None if run_id is None else RunId(run_id),
             since=now - _USUAL_DAYS if since is None and run_id is None else since,
             verdict=None if verdict is None else DriftVerdict(verdict),

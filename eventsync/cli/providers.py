@@ -51,7 +51,7 @@ def list_providers(connection: str | None, as_json: bool) -> None:
     """List the practitioners that have a name."""
 
     async def find(at: Installation) -> list[Provider]:
-        connection_id = None if connection is None else (await at.connection(connection)).id
+        connection_id = None if connection is None else (await at.record_connection(connection)).id
         return await Providers(at.database).mapped(None, connection_id)
 
     show_rows(

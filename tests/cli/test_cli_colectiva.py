@@ -189,3 +189,16 @@ async def test_a_vendor_that_signs_nothing_needs_the_header_at_a_change_too(
     assert (await cli(*UPDATE, "--hmac-secret", "s1", "--hmac-header", "X-Signature")).exit_code == 0
     assert (await cli(*UPDATE, "--hmac-secret", "s2")).exit_code == 0
     assert await stored_check() == HmacCheck("X-Signature", ("s2",))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("backfill", "1"), ("drift", "--connection", "1"), ("providers", "list", "--connection", "1")],
+)
+async def test_what_is_about_records_refuses_a_connection_that_has_none(
+    cli: Cli, organization: dict[str, Any], command: tuple[str, ...]
+) -> None:
+    assert (await cli(*COLECTIVA)).exit_code == 0
+    refused = await cli(*command)
+    assert refused.exit_code == 1
+    assert "of which no records are copied" in " ".join(refused.stderr.split())
