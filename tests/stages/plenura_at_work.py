@@ -11,6 +11,8 @@ from uuid import UUID
 
 import asyncpg
 
+from eventsync.sandbox.colectiva.vendor import ColectivaVendor
+
 # What Colectiva should hold of each organization: its id, name, address, tax id, type, plan, whether it is active.
 # $1: the row's id, NULL for all.
 _STATES = """
@@ -80,7 +82,7 @@ class Organization:
 class PlenuraAtWork:
     """Makes, changes, switches off and deletes organizations; `gone` is how Colectiva should hold those that went."""
 
-    def __init__(self, database: asyncpg.Connection, rng: Random) -> None:
+    def __init__(self, database: asyncpg.Connection | asyncpg.Pool, rng: Random) -> None:
         self.gone: dict[str, State] = {}
         self._database = database
         self._rng = rng
@@ -110,17 +112,37 @@ class PlenuraAtWork:
         else:
             await self._change(row_id, _changed(self._rows[row_id], self._rng))
 
+    async def add_practice(self) -> str:
+        """Make one practice more; answers the organization's id."""
+        row = self._new(is_therapist=False)
+        row_id = await self._insert(row)
+        org_id: str = await self._database.fetchval("SELECT ecosystem_org_id FROM practices WHERE id = $1", row_id)
+        return org_id
+
     async def states(self) -> dict[str, State]:
         """Tell how Colectiva should hold every organization, by the tables, and by what was told of those that went."""
         rows = await self._database.fetch(_STATES, None)
         return self.gone | {row["ecosystem_org_id"]: _state(row) for row in rows}
 
+    async def items_without_success(self) -> int:
+        """Count the queue's items that wait, are on their way, or failed."""
+        count: int = await self._database.fetchval(
+            "SELECT count(*) FROM ecosystem_sync_queue WHERE status <> 'success'"
+        )
+        return count
+
     async def _make(self) -> None:
+        await self._insert(self._new(is_therapist=self._rng.random() < _THERAPISTS_SHARE))
+
+    def _new(self, *, is_therapist: bool) -> Organization:
         self._made += 1
-        is_therapist = self._rng.random() < _THERAPISTS_SHARE
-        row = Organization(number=self._made, is_therapist=is_therapist, is_vetted=self._rng.random() < 0.8)
-        statement = _INSERT_THERAPIST if is_therapist else _INSERT_PRACTICE
-        self._rows[await self._database.fetchval(statement, *row.columns())] = row
+        return Organization(number=self._made, is_therapist=is_therapist, is_vetted=self._rng.random() < 0.8)
+
+    async def _insert(self, row: Organization) -> UUID:
+        statement = _INSERT_THERAPIST if row.is_therapist else _INSERT_PRACTICE
+        row_id: UUID = await self._database.fetchval(statement, *row.columns())
+        self._rows[row_id] = row
+        return row_id
 
     async def _change(self, row_id: UUID, row: Organization) -> None:
         if not row.is_vetted:
@@ -160,3 +182,9 @@ def _changed(row: Organization, rng: Random) -> Organization:
 
 def _state(row: Any) -> State:
     return (row["name"], row["email"], row["tax_id"], row["type"], row["plan"], row["is_active"])
+
+
+def registered(colectiva: ColectivaVendor) -> dict[str, State]:
+    """Tell how Colectiva holds every organization."""
+    told = [organization.registration for organization in colectiva.organizations.values()]
+    return {x.app_org_id: (x.name, x.owner_email, x.rfc, x.type, x.plan, x.billing_status == "active") for x in told}

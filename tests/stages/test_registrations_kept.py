@@ -28,7 +28,7 @@ from eventsync.sandbox.colectiva.vendor import ColectivaVendor
 from servers.eventually import eventually
 from stages.bad_luck import BadLuck
 from stages.deliverers import Deliverers, delivering
-from stages.plenura_at_work import PlenuraAtWork, State
+from stages.plenura_at_work import PlenuraAtWork, registered
 
 PROVE = os.environ.get("EVENTSYNC_PROVE") == "1"
 ITEMS, ORGANIZATIONS, KILLS = (5_000, 800, 15) if PROVE else (600, 100, 6)
@@ -189,12 +189,6 @@ def failures_are_those_of_three_attempts(items: Iterable[Item], colectiva: Colec
             expected = "failed" if attempts.failed + attempts.died == 3 else "success"
             assert item.status == expected, (item, met)
     assert any(item.status == "failed" for item in items)
-
-
-def registered(colectiva: ColectivaVendor) -> dict[str, State]:
-    """Tell how Colectiva holds every organization."""
-    told = [organization.registration for organization in colectiva.organizations.values()]
-    return {x.app_org_id: (x.name, x.owner_email, x.rfc, x.type, x.plan, x.billing_status == "active") for x in told}
 
 
 def assert_kept(items: Iterable[Item], colectiva: ColectivaVendor) -> None:
