@@ -5,41 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from prometheus_client import Metric
-from prometheus_client.samples import Sample
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from eventsync.domain.errors import EventsyncError
-from eventsync.domain.events import WorkClass
-from eventsync.telemetry import Metrics
+from eventsync.cli.ecosystem_sending import duration
+from eventsync.cli.live_figures import Figures, FlowWatch, OutboundFigures, OutboundWatch
+from eventsync.cli.output import cell
+from eventsync.sandbox import Sandbox
 from eventsync.wiring.demo import Demo
 from eventsync.wiring.process import Process
 
 _REFRESH_S = 0.5
 _LINE_EVERY_S = 10.0
 _BARS = " ▁▂▃▄▅▆▇█"
-_HISTORY = 60
+_HISTORY = 50  # with what stands before it, within 80 columns
+_EVENTS_SHOWN = 5  # all in all within 24 lines
+_LONG_S = 10.0  # nobody reads milliseconds beyond
 _OUTCOMES = ("applied", "unchanged", "stale", "refetched")
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """One look at the flow. Counts are since the start of this process; latencies are in seconds, None without data."""
-
-    received: int
-    spooled: int
-    finished: dict[str, int]
-    parked: int
-    in_flight: int
-    to_be_read: int
-    latency_p50_s: float | None
-    latency_p99_s: float | None
 
 
 class LiveView:
@@ -51,8 +37,8 @@ class LiveView:
         self._console = console
         self._rates: deque[int] = deque([0] * _HISTORY, maxlen=_HISTORY)
         self._last_received = 0
-        self._in_flight = 0
-        self._to_be_read = 0
+        self._flow = FlowWatch(process)
+        self._outbound = OutboundWatch(process)
 
     async def show_until(self, stop: asyncio.Event) -> None:
         """Show until `stop` is set."""
@@ -62,54 +48,76 @@ class LiveView:
                     live.update(await self.frame(), refresh=True)
         else:
             while not await _within(stop, _LINE_EVERY_S):
-                self._console.print(_line(await self._look()), highlight=False, soft_wrap=True)
+                self._console.print(_line(await self._flow.look()), highlight=False, soft_wrap=True)
 
     async def frame(self) -> RenderableType:
         """Draw the flow as it is now."""
-        return self._render(await self._look())
+        return self._render(await self._flow.look(), await self._outbound.look())
 
-    async def _look(self) -> Figures:
-        try:
-            measured = await self._process.queue.measure()
-            waiting = [row for row in measured if row.status != "parked"]
-            self._in_flight = sum(row.count for row in waiting if row.work == WorkClass.APPLY)
-            self._to_be_read = sum(row.count for row in waiting if row.work == WorkClass.REFETCH)
-        except EventsyncError:
-            pass  # PostgreSQL is away: the figures in memory still tell what comes in
-        return read_figures(self._process.metrics, self._in_flight, self._to_be_read)
-
-    def _render(self, figures: Figures) -> RenderableType:
+    def _render(self, figures: Figures, outbound: OutboundFigures | None) -> RenderableType:
         self._rates.append(figures.received - self._last_received)
         self._last_received = figures.received
         flow = Table.grid(padding=(0, 3))
-        flow.add_row("received", f"[bold]{figures.received:,}[/bold]", _sparkline(self._rates))
-        if figures.spooled:
-            flow.add_row("  into the spool", f"{figures.spooled:,}", "PostgreSQL was away")
-        for outcome in _OUTCOMES:
-            flow.add_row(f"  {outcome}", f"{figures.finished.get(outcome, 0):,}", _MEANINGS[outcome])
-        flow.add_row(
-            "  parked", _alarming(figures.parked), "waits for a person: `eventsync events list --state parked`"
-        )
-        flow.add_row("in flight", f"{figures.in_flight:,}", "")
-        flow.add_row("to be read", f"{figures.to_be_read:,}", "waits for the vendor's API budget: `eventsync budget`")
-        flow.add_row(
-            "webhook → row", _milliseconds(figures.latency_p50_s), f"p99 {_milliseconds(figures.latency_p99_s)}"
-        )
+        _draw_flow(flow, figures, _sparkline(self._rates))
+        if outbound is not None:
+            _draw_outbound(flow, outbound)
         parts: list[RenderableType] = [Panel(flow, title="eventsync", title_align="left")]
         if self._demo is not None:
-            parts.append(self._sandbox_panel(self._demo))
+            parts.append(_vendors_panel(self._demo))
         troubles = [f"{state.name}: {state.reason}" for state in self._process.supervisor.states if state.reason]
         if troubles:
             parts.append(Text("\n".join(troubles), style="red"))
         parts.append(Text("Ctrl-C drains and stops", style="dim"))
         return Group(*parts)
 
-    def _sandbox_panel(self, demo: Demo) -> Panel:
-        stats = demo.sandbox.sandbox.stats
-        table = Table.grid(padding=(0, 3))
-        for event, count in sorted(stats.webhooks.items(), key=lambda item: -item[1])[:8]:
-            table.add_row(event, f"{count:,}")
-        return Panel(table, title=f"pretend IntakeQ practice at {demo.sandbox.base_url}", title_align="left")
+
+def _draw_flow(flow: Table, figures: Figures, sparkline: str) -> None:
+    flow.add_row("received", f"[bold]{figures.received:,}[/bold]", sparkline)
+    if figures.spooled:
+        flow.add_row("  into the spool", f"{figures.spooled:,}", "PostgreSQL was away")
+    for outcome in _OUTCOMES:
+        flow.add_row(f"  {outcome}", f"{figures.finished.get(outcome, 0):,}", _MEANINGS[outcome])
+    flow.add_row("  parked", _alarming(figures.parked), "a person's: `eventsync events list --state parked`")
+    flow.add_row("in flight", f"{figures.in_flight:,}", "")
+    flow.add_row("to be read", f"{figures.to_be_read:,}", "waits for the API's budget: `eventsync budget`")
+    flow.add_row("webhook → row", _milliseconds(figures.latency_p50_s), f"p99 {_milliseconds(figures.latency_p99_s)}")
+
+
+def _draw_outbound(flow: Table, outbound: OutboundFigures) -> None:
+    """Draw the outbound queue below the events; failures and a pause only where there are any."""
+    oldest = "" if outbound.oldest_s is None else f"the oldest for {duration(outbound.oldest_s)}"
+    flow.add_row("to be sent", f"{outbound.waiting:,}", oldest or "to Colectiva: `eventsync ecosystem sync --dry-run`")
+    took = f"{_took(outbound.delivery_p50_s)} after the change, p99 {_took(outbound.delivery_p99_s)}"
+    flow.add_row("  delivered", f"{outbound.delivered:,}", took if outbound.delivered else "")
+    if outbound.failed:
+        flow.add_row("  failed", _alarming(outbound.failed), "a person's: ecosystem_sync_queue.error_message")
+    if outbound.paused_at is not None:
+        since = outbound.paused_at.astimezone()
+        flow.add_row(
+            "  paused", f"[bold red]{since:%H:%M}[/bold red]", Text(cell(outbound.paused_because), style="red")
+        )
+
+
+def _vendors_panel(demo: Demo) -> Panel:
+    """Draw what the pretend vendors told and were told, side by side."""
+    table = Table.grid(padding=(0, 3))
+    sandboxes = [vendor.running for vendor in (demo.practice, demo.colectiva) if vendor is not None]
+    names = {"intakeq": "IntakeQ", "colectiva": "Colectiva"}
+    table.add_row(*(f"{names[x.sandbox.vendor.name]} at {x.base_url}" for x in sandboxes))
+    table.add_row(*(_told_by(x.sandbox) for x in sandboxes))
+    return Panel(table, title="pretend vendors", title_align="left")
+
+
+def _told_by(sandbox: Sandbox) -> Table:
+    """Draw what happened at a pretend vendor, the most frequent first."""
+    table = Table.grid(padding=(0, 3))
+    organizations = sandbox.vendor.counts().get("organizations")
+    if organizations is not None:
+        table.add_row("organizations", f"[bold]{organizations:,}[/bold]")
+    told = sorted(sandbox.stats.webhooks.items(), key=lambda item: -item[1])
+    for event, count in told[: _EVENTS_SHOWN - table.row_count]:
+        table.add_row(event, f"{count:,}")
+    return table
 
 
 _MEANINGS = {
@@ -118,49 +126,6 @@ _MEANINGS = {
     "stale": "something newer was already there",
     "refetched": "read from the vendor's API",
 }
-
-
-def read_figures(metrics: Metrics, in_flight: int, to_be_read: int) -> Figures:
-    """Read the figures out of a process's metrics."""
-    families = {family.name: family for family in metrics.registry.collect()}
-    finished = {
-        sample.labels["outcome"]: int(sample.value) for sample in _totals(families["eventsync_events_finished"])
-    }
-    received = list(_totals(families["eventsync_events_received"]))
-    latency = families["eventsync_webhook_to_row_seconds"]
-    return Figures(
-        received=int(sum(sample.value for sample in received)),
-        spooled=int(sum(sample.value for sample in received if sample.labels["store"] != "postgres")),
-        finished=finished,
-        parked=int(sum(sample.value for sample in _totals(families["eventsync_events_parked"]))),
-        in_flight=in_flight,
-        to_be_read=to_be_read,
-        latency_p50_s=quantile(latency, 0.5),
-        latency_p99_s=quantile(latency, 0.99),
-    )
-
-
-def quantile(histogram: Metric, share: float) -> float | None:
-    """Estimate a quantile from a histogram's buckets, evenly spread within each; None without observations."""
-    buckets: dict[float, float] = {}
-    for sample in histogram.samples:
-        if sample.name.endswith("_bucket"):
-            bound = float(sample.labels["le"])
-            buckets[bound] = buckets.get(bound, 0.0) + sample.value
-    bounds = sorted(buckets)
-    if not bounds or not buckets[bounds[-1]]:
-        return None
-    wanted, lower, below = share * buckets[bounds[-1]], 0.0, 0.0
-    for bound in bounds:
-        if buckets[bound] >= wanted:
-            upper = bound if bound != float("inf") else lower
-            return lower + (upper - lower) * (wanted - below) / (buckets[bound] - below)
-        lower, below = bound, buckets[bound]
-    return lower
-
-
-def _totals(family: Metric) -> list[Sample]:
-    return [sample for sample in family.samples if sample.name.endswith("_total")]
 
 
 def _line(figures: Figures) -> str:
@@ -172,6 +137,10 @@ def _line(figures: Figures) -> str:
 
 def _milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:.0f} ms"
+
+
+def _took(seconds: float | None) -> str:
+    return _milliseconds(seconds) if seconds is None or seconds < _LONG_S else duration(seconds)
 
 
 def _alarming(count: int) -> str:

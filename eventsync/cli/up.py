@@ -1,4 +1,4 @@
-"""`eventsync up`: everything in one process, with a database of its own and, if wanted, a pretend practice."""
+"""`eventsync up`: everything in one process, with a database of its own and, if wanted, pretend vendors."""
 
 from __future__ import annotations
 
@@ -18,29 +18,45 @@ from eventsync.postgres.migrations import migrate
 from eventsync.settings import Settings, load_settings
 from eventsync.telemetry import configure_logging
 from eventsync.wiring import Role, keyring_of
-from eventsync.wiring.demo import DEMO_RATE_PER_S, open_demo
+from eventsync.wiring.demo import DemoOptions, keep_busy, open_demo
 from eventsync.wiring.garbage import collect_seldom
 from eventsync.wiring.home import DatabaseHome
 from eventsync.wiring.process import Process, ProcessOptions, open_process
 
 
 @click.command("up")
-@click.option("--sandbox", is_flag=True, help="Add a pretend IntakeQ practice that keeps sending webhooks.")
+@click.option("--sandbox", is_flag=True, help="Add pretend vendors: an IntakeQ practice, a Colectiva.")
 @click.option("--host", help="Address to listen on (EVENTSYNC_HOST, 127.0.0.1).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port for webhooks and the API (EVENTSYNC_PORT, 8080).")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where everything is kept (EVENTSYNC_DATA_DIR).")
 @click.option("--sandbox-port", type=click.IntRange(0, 65535), default=0, help="Port of the practice (a free one).")
+@click.option("--colectiva-port", type=click.IntRange(0, 65535), default=0, help="Port of Colectiva (a free one).")
 @click.option(
-    "--rate", type=click.FloatRange(min=0), default=DEMO_RATE_PER_S, show_default=True, help="Its events per second."
+    "--rate",
+    type=click.FloatRange(min=0),
+    default=DemoOptions().rate_per_s,
+    show_default=True,
+    help="The practice's events per second.",
 )
 def up_command(
-    *, sandbox: bool, host: str | None, port: int | None, data_dir: Path | None, sandbox_port: int, rate: float
+    *,
+    sandbox: bool,
+    host: str | None,
+    port: int | None,
+    data_dir: Path | None,
+    sandbox_port: int,
+    colectiva_port: int,
+    rate: float,
 ) -> None:
     """Run everything in one process until Ctrl-C: no database, broker or account needed.
 
     Unless EVENTSYNC_DATABASE_URL is set, a PostgreSQL of its own runs in the data folder (.eventsync); unless
     EVENTSYNC_AMQP_URL is set, events travel within the process. Starting again continues where it was, also after a
     crash.
+
+    With --sandbox, a pretend IntakeQ practice keeps sending webhooks, and invented practices and therapists are
+    registered at a pretend Colectiva, unless registrations are your own: with COLECTIVA_API_KEY, a connection to
+    Colectiva or tables that `eventsync ecosystem attach` was given, none are invented.
 
     \b
     Examples:
@@ -52,10 +68,10 @@ def up_command(
     settings = settings.model_copy(update={name: value for name, value in changes.items() if value is not None})
     configure_logging(settings.log_format.value)
     with DataDirLock(settings.data_dir):
-        run_async(_up(settings, sandbox_port if sandbox else None, rate))
+        run_async(_up(settings, DemoOptions(sandbox_port, colectiva_port, rate) if sandbox else None))
 
 
-async def _up(settings: Settings, sandbox_port: int | None, rate_per_s: float) -> None:
+async def _up(settings: Settings, wanted: DemoOptions | None) -> None:
     console = Console(soft_wrap=True, highlight=False)
     stop = stop_on_signals()
     async with AsyncExitStack() as stack:
@@ -65,28 +81,31 @@ async def _up(settings: Settings, sandbox_port: int | None, rate_per_s: float) -
             console.print(home.notice)
         if applied:
             console.print(f"Database prepared ({', '.join(applied)}).")
-        options = ProcessOptions(
-            settings=settings,
-            roles=frozenset(Role),
-            database_url=home.url,
-            keyring=keyring_of(settings),
-            host=settings.host,
-            port=settings.port,
-            companions=(home,),
-        )
-        process = await stack.enter_async_context(open_process(options))
+        process = await stack.enter_async_context(open_process(_options(settings, home)))
         collect_seldom()
+        demo = None if wanted is None else await stack.enter_async_context(open_demo(process, wanted))
         await stack.enter_async_context(process.running(stop))
         base_url = process.servers[0].address
-        demo = None
-        if sandbox_port is not None:
-            demo = await stack.enter_async_context(
-                open_demo(process, base_url, port=sandbox_port, rate_per_s=rate_per_s)
-            )
+        if demo is not None:
+            await stack.enter_async_context(keep_busy(process, demo, base_url))
         await _greet(console, process, base_url)
+        if demo is not None and demo.notice is not None:
+            console.print(demo.notice, markup=False)
         await LiveView(process, demo, console).show_until(stop)
         console.print("Stopping: what is in flight is brought to its end …")
     console.print("Stopped. Start again to go on where this ended.")
+
+
+def _options(settings: Settings, home: DatabaseHome) -> ProcessOptions:
+    return ProcessOptions(
+        settings=settings,
+        roles=frozenset(Role),
+        database_url=home.url,
+        keyring=keyring_of(settings),
+        host=settings.host,
+        port=settings.port,
+        companions=(home,),
+    )
 
 
 async def _greet(console: Console, process: Process, base_url: str) -> None:

@@ -1,65 +1,86 @@
-"""The pretend practice beside a running process: it is connected like a real one, over HTTP and by a webhook URL."""
+"""The pretend vendors beside a running process: a practice that keeps sending, a Colectiva to register at."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from eventsync.domain.connections import ConnectionId
-from eventsync.postgres.tenants import Connections, NewConnection, Organizations
-from eventsync.postgres.webhook_tokens import WebhookTokens
-from eventsync.sandbox import RunningSandbox, SandboxOptions, TrafficMix, serve
+from eventsync.postgres.tenants import Organization, Organizations
+from eventsync.sandbox import SandboxOptions, serve
+from eventsync.wiring.demo_colectiva import make_registrations, open_colectiva
+from eventsync.wiring.demo_registrations import DemoRegistrations
+from eventsync.wiring.demo_vendor import DemoVendor, connect, find_connection, sending_webhooks
 from eventsync.wiring.process import Process
 
-DEMO_RATE_PER_S = 2.0
+_PAYMENTS_PER_S = 0.05
 _EXTERNAL_ID = "sandbox"
-_WEBHOOK_KINDS = ("appointment", "intake", "note", "invoice")
-_QUIET_WITHIN_S = 3.0
+_PRACTICE = "intakeq"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """The pretend vendors' ports (0: a free one), and how often something happens at the practice (0: never)."""
+
+    port: int = 0
+    colectiva_port: int = 0
+    rate_per_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """The pretend practice, and the connection by which eventsync knows it."""
+    """The pretend practice; the pretend Colectiva, or None; and what a person should know of that."""
 
-    sandbox: RunningSandbox
-    connection_id: ConnectionId
-    webhook_url: str
+    options: DemoOptions
+    practice: DemoVendor
+    colectiva: DemoVendor | None
+    notice: str | None
 
 
 @asynccontextmanager
-async def open_demo(process: Process, base_url: str, *, port: int, rate_per_s: float) -> AsyncIterator[Demo]:
-    """Run a pretend practice that sends its webhooks to `base_url`; its data is kept in the data folder."""
-    options = SandboxOptions(port=port, state_path=process.options.settings.data_dir / "sandbox-intakeq.json")
-    async with serve(options) as running:
-        connection_id = await _connect(process, running)
-        tokens = WebhookTokens(process.database, process.options.keyring)
-        revealed = await tokens.reveal(connection_id, None, "demo", process.clock())
-        webhook_url = f"{base_url}/api/webhooks/intakeq/{revealed[0].token}"
-        running.sandbox.set_targets(dict.fromkeys(_WEBHOOK_KINDS, webhook_url))
-        await running.sandbox.start_traffic(rate_per_s, TrafficMix())
-        try:
-            yield Demo(running, connection_id, webhook_url)
-        finally:
-            await running.sandbox.stop_traffic()
-            await running.sandbox.quiesce(_QUIET_WITHIN_S)
+async def open_demo(process: Process, options: DemoOptions) -> AsyncIterator[Demo]:
+    """Run the pretend vendors, connected; their data is kept in the data folder.
+
+    They are there before the process runs, and still when it has ended: what it sends must meet the vendor that it is
+    for, and not whatever took that port since the last time.
+    """
+    owner = await _owner(process)
+    state_path = process.options.settings.data_dir / "sandbox-intakeq.json"
+    practice = SandboxOptions(vendor=_PRACTICE, port=options.port, state_path=state_path)
+    async with serve(practice) as running:
+        # The practice first: on a new database its connection is number 1, as the README's examples have it.
+        known = await find_connection(process, owner, _PRACTICE)
+        connected = await connect(process, owner, known, running)
+        async with open_colectiva(process, owner, port=options.colectiva_port) as colectiva:
+            yield Demo(options, connected, colectiva.vendor, colectiva.notice)
 
 
-async def _connect(process: Process, running: RunningSandbox) -> ConnectionId:
-    """Find the pretend practice's connection, or make it; its address may be another than the last time."""
+@asynccontextmanager
+async def keep_busy(process: Process, demo: Demo, base_url: str) -> AsyncIterator[None]:
+    """Let things happen at the vendors and in our own tables; the vendors' webhooks go to `base_url`."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        await enter(sending_webhooks(process, demo.practice, base_url, rate_per_s=demo.options.rate_per_s))
+        if demo.colectiva is not None:
+            await enter(sending_webhooks(process, demo.colectiva, base_url, rate_per_s=_PAYMENTS_PER_S))
+            await enter(_inventing(make_registrations(process, demo.colectiva.connection_id)))
+        yield
+
+
+@asynccontextmanager
+async def _inventing(registrations: DemoRegistrations) -> AsyncIterator[None]:
+    inventing = asyncio.create_task(registrations.run(), name="demo registrations")
+    try:
+        yield
+    finally:
+        inventing.cancel()
+        await asyncio.wait({inventing})
+        if not inventing.cancelled():
+            inventing.result()  # raises what ended it early
+
+
+async def _owner(process: Process) -> Organization:
     organizations = Organizations(process.database)
-    connections = Connections(process.database, process.options.keyring, process.vendors)
-    organization = await organizations.find(_EXTERNAL_ID)
-    if organization is None:
-        organization = await organizations.add("Sandbox Practice", _EXTERNAL_ID, process.clock())
-    for summary in await connections.summaries(organization.id):
-        await connections.relocate(summary.id, running.api_url, process.clock())
-        return summary.id
-    new = NewConnection(
-        organization_id=organization.id,
-        vendor="intakeq",
-        api_key=running.api_key,
-        base_url=running.api_url,
-        practice_id=running.practice_id,
-    )
-    return (await connections.add(new, process.clock())).id
+    found = await organizations.find(_EXTERNAL_ID)
+    return found or await organizations.add("Sandbox Practice", _EXTERNAL_ID, process.clock())

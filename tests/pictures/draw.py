@@ -17,7 +17,7 @@ from eventsync.cli.live import LiveView
 from eventsync.postgres.migrations import migrate
 from eventsync.settings import Settings
 from eventsync.wiring import Role, keyring_of
-from eventsync.wiring.demo import open_demo
+from eventsync.wiring.demo import DemoOptions, keep_busy, open_demo
 from eventsync.wiring.home import DatabaseHome
 from eventsync.wiring.process import ProcessOptions, open_process
 
@@ -39,8 +39,9 @@ async def draw_live_view(settings: Settings, target: str) -> None:
         )
         async with (
             open_process(options) as process,
+            open_demo(process, DemoOptions(rate_per_s=25)) as demo,
             process.running(),
-            open_demo(process, process.servers[0].address, port=0, rate_per_s=25) as demo,
+            keep_busy(process, demo, process.servers[0].address),
         ):
             console = Console(record=True, width=110, file=io.StringIO())
             view = LiveView(process, demo, console)
