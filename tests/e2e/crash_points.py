@@ -28,6 +28,7 @@ class CrashPoint:
     promise: str
     visit: int = 2
     over_rabbitmq: bool = False
+    is_outbound: bool = False
     postgres: Postgres = Postgres.THERE
 
 
@@ -125,6 +126,30 @@ CRASH_POINTS: Sequence[CrashPoint] = (
         "read_before_the_write",
         "worker, after the vendor's answer, before the write",
         "the lease runs out and the record is read again, for one more call of the budget",
+    ),
+    CrashPoint(
+        "item_claimed_before_the_commit",
+        "worker, after claiming a registration, before the commit",
+        "the claim is gone with its transaction; nothing was sent, and no attempt counts",
+        is_outbound=True,
+    ),
+    CrashPoint(
+        "item_claimed_before_the_post",
+        "worker, after the claim, before the POST",
+        "the lease runs out and the registration is sent then, as the second of three attempts",
+        is_outbound=True,
+    ),
+    CrashPoint(
+        "item_answered_before_its_end",
+        "worker, after Colectiva's answer, before its end is written",
+        "the lease runs out and it is sent again with the same idempotency key: the one POST that a kill can repeat",
+        is_outbound=True,
+    ),
+    CrashPoint(
+        "item_ended",
+        "worker, after the registration's end was written",
+        "nothing is sent again",
+        is_outbound=True,
     ),
 )
 

@@ -15,13 +15,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+from asyncpg.pool import PoolConnectionProxy
+
 from e2e.crash_points import CRASH_POINTS, CrashPoint
 from eventsync.bus.wire import Message, QueueName
+from eventsync.domain.deliveries import Accepted
 from eventsync.domain.records import RecordKind
+from eventsync.postgres import outbound
 from eventsync.postgres.records import EventChange
 from eventsync.settings import load_settings
 from eventsync.stages import refetch, relay
-from eventsync.wiring import Role, database_in_use, keyring_of
+from eventsync.stages.deliver import Deliverer
+from eventsync.vendors.colectiva.client import ColectivaClient
+from eventsync.wiring import Role, database_in_use, delivering, keyring_of
 from eventsync.wiring.process import Process, ProcessOptions, open_process
 
 Step = Callable[..., Awaitable[Any]]
@@ -141,6 +147,14 @@ _INSTALL: dict[str, Callable[[Process, Crash], None]] = {
         p.queue, "lease_refetch", crash, lambda lease, *_: lease is not None
     ),
     "read_before_the_write": lambda p, crash: _before(p.writer, "write", crash, _was_read),
+    "item_claimed_before_the_commit": lambda _, crash: _after(
+        PoolConnectionProxy, "fetchrow", crash, lambda _row, _session, statement, *_: statement == outbound.SQL.claim
+    ),
+    "item_claimed_before_the_post": lambda _, crash: _before(ColectivaClient, "deliver", crash),
+    "item_answered_before_its_end": lambda _, crash: _after(
+        ColectivaClient, "deliver", crash, lambda answer, *_: isinstance(answer, Accepted)
+    ),
+    "item_ended": lambda _, crash: _after(outbound.OutboundQueue, "succeed", crash),
 }
 
 
@@ -148,6 +162,7 @@ def _shorten_waits() -> None:
     """Let leases run out within seconds, where the product gives a slow vendor minutes."""
     refetch._LEASE = timedelta(seconds=3)
     relay._RESCUE_INTERVAL = timedelta(seconds=0.5)
+    setattr(delivering, "Deliverer", functools.partial(Deliverer, lease_s=3.0))  # noqa: B010  (as above)
 
 
 async def main(port: int, point: CrashPoint | None) -> None:
