@@ -6,7 +6,7 @@ Stands between the triggers and people that fill `ecosystem_sync_queue` and stag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import takewhile
 from typing import Any
@@ -22,6 +22,7 @@ from eventsync.postgres.statements import load_statements
 _HELD_AT_ONCE = 1000
 _DIED = "The deliverer died while it sent this: nobody knows whether it arrived."
 _GIVEN_UP = f"{_DIED} It was the last of {MAX_ATTEMPTS} attempts: put the item back to pending to try again."
+_UNREADABLE = "The payload cannot be read, nothing was sent: correct it and put the item back to pending."
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +106,12 @@ class OutboundQueue:
             account = await session.fetchrow(SQL.find_account, connection_id, now)
             if account is None or account["is_closed"]:
                 return None
-            chosen = await _choose(session, now)
-            if chosen is None:
+            taken = await _take(session, now, leased_until)
+            if taken is None:
                 return None
             if account["is_paused"]:
                 await session.execute(SQL.begin_probe, connection_id, leased_until, account["updated_at"])
-            claim_id = uuid4()
-            row = await session.fetchrow(SQL.claim, chosen.id, claim_id, now, leased_until, chosen.waiting_since)
-        return Claim(_item(row), claim_id, row["attempts"], now, account["is_paused"], chosen.superseded)
+        return replace(taken, is_probe=account["is_paused"])
 
     async def succeed(
         self, claim: Claim, remote_org_id: str | None, http_status: int, now: datetime
@@ -183,7 +182,8 @@ class OutboundQueue:
         """List what would be sent, in the order of being due, those that wait for their next attempt included."""
         async with self._database.session() as session:
             rows = await session.fetch(SQL.preview, at_most)
-        return [Preview(_item(row), row["attempts"], row["available_at"], row["behind"]) for row in rows]
+        read = [(_item(row), row) for row in rows]
+        return [Preview(item, row["attempts"], row["available_at"], row["behind"]) for item, row in read if item]
 
     async def measure(self) -> OutboundMeasure:
         """Tell how the queue stands; of what has ended, only what failed is counted."""
@@ -207,6 +207,18 @@ class _Choice:
     superseded: tuple[ItemId, ...]
 
 
+async def _take(session: Session, now: datetime, leased_until: datetime) -> Claim | None:
+    """Claim the item to be sent next; one that nobody can read fails at once, and the next one is taken."""
+    while (chosen := await _choose(session, now)) is not None:
+        claim_id = uuid4()
+        row = await session.fetchrow(SQL.claim, chosen.id, claim_id, now, leased_until, chosen.waiting_since)
+        item = _item(row)
+        if item is not None:
+            return Claim(item, claim_id, row["attempts"], now, superseded=chosen.superseded)
+        await session.execute(SQL.fail, chosen.id, claim_id, now, _UNREADABLE)
+    return None
+
+
 async def _choose(session: Session, now: datetime) -> _Choice | None:
     """Find the item to be sent next, ending those that tell less than the other side has seen since.
 
@@ -221,7 +233,9 @@ async def _choose(session: Session, now: datetime) -> _Choice | None:
         elif outdated := await _outdated(session, organization, waiting):
             ids, accepted_id = outdated
             await session.execute(SQL.supersede, ids, accepted_id, now)
-        elif waiting[0]["id"] == head["id"]:  # and not one that a person has put back before it, just now
+        elif waiting[0]["id"] != head["id"]:  # a person has put one back before it, just now, which has rung
+            busy.append(organization)
+        else:
             return await _collapse(session, waiting, now)
     return None
 
@@ -271,12 +285,16 @@ async def _note(
         await session.execute(SQL.note_attempt, *attempt)
 
 
-def _item(row: Any) -> OutboundItem:
+def _item(row: Any) -> OutboundItem | None:
+    try:
+        payload = orjson.loads(row["payload"])
+    except orjson.JSONDecodeError:  # jsonb holds numbers and depths that no JSON reader takes
+        return None
     return OutboundItem(
         id=ItemId(row["id"]),
         entity_type=row["entity_type"],
         ecosystem_org_id=row["ecosystem_org_id"],
         action=Action(row["action"]),
-        payload=orjson.loads(row["payload"]),
+        payload=payload,
         idempotency_key=row["idempotency_key"],
     )

@@ -140,11 +140,12 @@ async def test_a_dead_deliverers_attempt_counts_and_the_next_has_the_same_key(it
 
 async def test_the_third_death_ends_an_item_and_says_what_to_do(items: OutboundItems) -> None:
     item_id = await items.put()
+    given_up = []
     for _ in range(MAX_ATTEMPTS):
         await items.take(item_id)
         items.advance(seconds=61)
-        returned = await items.queue.return_stuck(items.now)
-    assert [stuck.is_given_up for stuck in returned] == [True]
+        given_up += [stuck.is_given_up for stuck in await items.queue.return_stuck(items.now)]
+    assert given_up == [False, False, True]
     row = await items.row(item_id)
     assert (row["status"], row["attempts"], row["processed_at"]) == ("failed", MAX_ATTEMPTS, items.now)
     assert "put the item back to pending" in row["error_message"]
@@ -398,6 +399,17 @@ async def test_the_preview_leaves_out_what_tells_less_than_was_accepted_since(it
     assert await previewed(items) == []
     new = await items.put("update")
     assert [(each.item.id, each.behind) for each in await previewed(items)] == [(new, 0)]
+
+
+@pytest.mark.parametrize("unreadable", ["1e400", "[" * 2000 + "]" * 2000])
+async def test_an_item_that_cannot_be_read_fails_alone_and_is_not_sent(items: OutboundItems, unreadable: str) -> None:
+    item_id = await items.put(payload=f'{{"total_bookings": {unreadable}}}')
+    other = await items.put(number=2)
+    assert [each.item.id for each in await previewed(items)] == [other]
+    await items.take(other)
+    row = await items.row(item_id)
+    assert row["status"] == "failed"
+    assert "correct it" in row["error_message"]
 
 
 async def test_a_deleted_item_ends_for_nothing(items: OutboundItems) -> None:

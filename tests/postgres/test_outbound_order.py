@@ -416,8 +416,8 @@ STEPS = st.tuples(
 
 async def work_off(world: World) -> None:
     """Let all that is left be sent, with a deliverer that meets no fault."""
-    for claim in world.flying:
-        await world.end(claim, "accept")
+    for flying in world.flying:
+        await world.end(flying, "accept")
     world.flying.clear()
     world.items.advance(seconds=3600)
     await world.items.queue.return_stuck(world.items.now)

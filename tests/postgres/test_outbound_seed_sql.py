@@ -83,11 +83,9 @@ async def bell(database_url: str) -> AsyncIterator[Bell]:
 async def failed(items: OutboundItems) -> ItemId:
     """Put in an item whose three attempts have failed."""
     item_id = await items.put()
-    for number in range(MAX_ATTEMPTS):
-        claim = await items.take(item_id)
-        if number < MAX_ATTEMPTS - 1:
-            await items.try_later(claim, 0.0)
-    assert await items.refuse(claim)
+    for _ in range(MAX_ATTEMPTS - 1):
+        await items.try_later(await items.take(item_id), 0.0)
+    assert await items.refuse(await items.take(item_id))
     return item_id
 
 
