@@ -139,4 +139,5 @@ class DeliveryWorker:
                 await subscription.acknowledge(deliveries)
         finally:
             self._is_deaf = True
+            self._bell.ring()  # the wait that is under way counts on wake-ups
             await asyncio.shield(subscription.close())

@@ -296,7 +296,7 @@ async def test_deliveries_go_on_while_the_broker_is_away_and_wake_ups_are_heard_
     proxy = await tcp_proxy(amqp_url)
     bus = RabbitBus(proxy.url)
     spine = Spine(pool, keyring, bus, connection_ids)
-    worker = worker_of(site, spine)
+    worker = worker_of(site, spine, poll_s=NEVER_S)
     with capture_logs() as logs:
         async with spine.running(WakeRelay(spine.link, spine.listener), worker, spine.listener):
             await eventually(lambda: not worker._is_deaf)
