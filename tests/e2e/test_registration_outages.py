@@ -31,7 +31,7 @@ from stages.plenura_at_work import PlenuraAtWork, registered
 _COLECTIVA = SandboxOptions(vendor="colectiva")
 _AWAY_FOR_S = 30.0 if os.environ.get("EVENTSYNC_PROVE") else 5.0
 _PAUSE_S = 0.1  # between two things that people do
-_DELIVERED_WITHOUT_BUS_WITHIN_S = 8.0  # until it is noticed, each poll comes after 5 s; then after 1 s
+_DELIVERED_WITHOUT_BUS_WITHIN_S = 3.0  # it is looked every second then
 _SETTLED_WITHIN_S = 90.0  # what was cut off on its way is tried again after at most 45 s
 
 MakeProxy = Callable[[str], Awaitable[TcpProxy]]
