@@ -222,7 +222,8 @@ async def _take(session: Session, now: datetime, leased_until: datetime) -> Clai
 async def _choose(session: Session, now: datetime) -> _Choice | None:
     """Find the item to be sent next, ending those that tell less than the other side has seen since.
 
-    An organization of which somebody is editing a waiting item waits for that: it may be what is to be sent instead.
+    An organization of which an item is on its way waits for that, and one of which somebody is editing a waiting item
+    as well: it may be what is to be sent instead.
     """
     busy: list[str] = []
     while (head := await _next_head(session, now, busy)) is not None:
@@ -233,8 +234,6 @@ async def _choose(session: Session, now: datetime) -> _Choice | None:
         elif outdated := await _outdated(session, organization, waiting):
             ids, accepted_id = outdated
             await session.execute(SQL.supersede, ids, accepted_id, now)
-        elif waiting[0]["id"] != head["id"]:  # a person has put one back before it, just now, which has rung
-            busy.append(organization)
         else:
             return await _collapse(session, waiting, now)
     return None

@@ -206,6 +206,17 @@ async def test_an_organization_waits_for_who_edits_its_items_and_others_do_not(
         await items.take(mine[0] if edit.startswith("DELETE") and edited else mine[1])
 
 
+async def test_an_attempt_ends_although_somebody_edits_the_item_behind_it(
+    items: OutboundItems, person: asyncpg.Connection
+) -> None:
+    first, behind = await items.put(), await items.put("update")
+    claim = await items.take(first)
+    async with person.transaction():
+        await person.execute("SELECT FROM ecosystem_sync_queue WHERE id = $1 FOR UPDATE", behind)
+        async with asyncio.timeout(PROMPTLY_S):
+            assert await items.accept(claim)
+
+
 async def test_a_person_who_locks_the_whole_queue_holds_up_no_fresh_item(
     items: OutboundItems, person: asyncpg.Connection
 ) -> None:

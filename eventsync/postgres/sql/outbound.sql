@@ -19,9 +19,9 @@ WHERE c.id = $1 AND c.disabled_at IS NULL;
 UPDATE outbound_pauses SET probe_at = $2, probed_as_of = $3 WHERE connection_id = $1;
 
 -- name: next_head
--- The item that has been due longest, of those that no other of their organization holds up: one that is on its way, or
--- an earlier one that waits. What was put in by a clock ahead of ours is due by the database's. $2: organizations to be
--- left out. It is crowded where more than a hundred stood in front of it for nothing.
+-- The item that has been due longest, of those that no earlier one of their organization holds up. What was put in by a
+-- clock ahead of ours is due by the database's. $2: organizations to be left out. It is crowded where more than a
+-- hundred stood in front of it for nothing.
 SELECT q.id, q.ecosystem_org_id, coalesce((
     SELECT (f.due_at, f.position) < (q.due_at, q.position) FROM ecosystem_sync_queue f
     WHERE f.status = 'pending' ORDER BY f.due_at, f.position OFFSET 100 LIMIT 1), false) AS is_crowded
@@ -33,9 +33,6 @@ WHERE q.status = 'pending' AND q.due_at <= greatest($1::timestamptz, now())
         SELECT FROM ecosystem_sync_queue e
         WHERE e.ecosystem_org_id = q.ecosystem_org_id AND e.status IN ('pending', 'processing')
           AND e.position < q.position)
-  AND NOT EXISTS (
-        SELECT FROM ecosystem_sync_queue e
-        WHERE e.ecosystem_org_id = q.ecosystem_org_id AND e.status = 'processing')
 ORDER BY q.due_at, q.position
 LIMIT 1 FOR NO KEY UPDATE OF q SKIP LOCKED;
 
@@ -166,7 +163,7 @@ SELECT least(
 -- What would be sent, in the order of being due: of each organization the first item that tells news, or the last of
 -- the updates that wait one behind the other from there on. Not of an organization of which one is on its way.
 SELECT s.id, s.entity_type, s.ecosystem_org_id, s.action, s.payload, s.idempotency_key, s.attempts,
-       greatest(h.available_at, f.available_at) AS available_at,
+       f.available_at,
        (SELECT count(*) FROM ecosystem_sync_queue b
         WHERE b.ecosystem_org_id = h.ecosystem_org_id AND b.status = 'pending' AND b.position > s.position) AS behind
 FROM ecosystem_sync_queue h
