@@ -21,7 +21,10 @@ from eventsync.wiring.process import Process
 _VENDOR = "colectiva"
 _API_KEY = "sandbox-colectiva-key"  # opens invented data only; not the practice's, since a key's calls are one budget
 _SAVE_EVERY_S = 1.0  # what it was told must not be forgotten when the demo is killed
-_YOUR_OWN = "Registrations are your own, so there is no pretend Colectiva, and the demo invents no organizations."
+_YOUR_OWN = (
+    "Registrations go to your own Colectiva account or come from your own tables: nothing is invented, and there is no"
+    " pretend Colectiva."
+)
 
 
 @dataclass(frozen=True, slots=True)

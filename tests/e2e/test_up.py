@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import asyncpg
@@ -17,6 +19,11 @@ from eventsync.postgres.embedded import embedded_database_url
 from servers.eventually import eventually
 from servers.ports import free_ports
 
+REGISTERED = """
+SELECT remote_org_id FROM ecosystem_sync_queue
+WHERE payload ->> 'organization_name' = $1 AND payload ->> 'subscription_tier' = $2 AND status = 'success'
+"""
+CHANGE_PLAN = "UPDATE practices SET subscription_tier = $2 WHERE name = $1 RETURNING id"
 StartUp = Callable[[], Awaitable["Up"]]
 
 
@@ -40,20 +47,27 @@ class Up:
 
     async def applied(self) -> int:
         """How many events have come to their end, by its own database."""
+        return await self.ask("SELECT count(*) FROM event_history WHERE outcome = 'applied'") or 0
+
+    async def ask(self, sql: str, *arguments: str) -> Any:
+        """Ask its own database for a value; None while that is away, or not prepared."""
         url = await asyncio.to_thread(embedded_database_url, self.data_dir)
         if url is None:
-            return 0
+            return None
         try:
             database = await asyncpg.connect(url, timeout=5)
         except (OSError, asyncpg.PostgresError):
-            return 0
+            return None
         try:
-            count: int = await database.fetchval("SELECT count(*) FROM event_history WHERE outcome = 'applied'")
+            return await database.fetchval(sql, *arguments)
         except asyncpg.PostgresError:
-            return 0
+            return None
         finally:
             await database.close()
-        return count
+
+    async def registered(self, name: str, plan: str) -> str:
+        """Wait until the practice of that name is known to the pretend Colectiva with that plan; tell its id there."""
+        return str(await eventually(lambda: self.ask(REGISTERED, name, plan), 60))
 
     async def flows_beyond(self, count: int) -> int:
         """Wait until more than `count` events have been applied, and tell how many."""
@@ -121,6 +135,26 @@ async def test_up_survives_kill_9_of_itself_and_of_its_postgresql(start_up: Star
     os.kill(postmaster_pid(second.data_dir), signal.SIGKILL)
     assert await second.flows_beyond(seen + 10) > seen
     assert await second.stop() == 0
+
+
+@pytest.mark.timeout(180)
+async def test_a_practice_is_registered_and_what_becomes_of_it_is_told_after_ctrl_c_and_kill_9_too(
+    start_up: StartUp,
+) -> None:
+    first = await start_up()
+    add = "INSERT INTO practices (name, email, subscription_tier) VALUES ($1, $2, 'free') RETURNING name"
+    await eventually(partial(first.ask, add, "My Practice", "mine@example.test"), 60)
+    remote_id = await first.registered("My Practice", "free")
+    assert await first.stop() == 0
+    second = await start_up()
+    await eventually(partial(second.ask, CHANGE_PLAN, "My Practice", "basic"), 60)
+    assert await second.registered("My Practice", "basic") == remote_id
+    await second.kill()
+    third = await start_up()
+    await eventually(partial(third.ask, CHANGE_PLAN, "My Practice", "professional"), 60)
+    assert await third.registered("My Practice", "professional") == remote_id
+    assert await third.stop() == 0
+    assert "Traceback" not in third.log_path.read_text()
 
 
 @pytest.mark.timeout(90)
