@@ -211,6 +211,7 @@ async def test_an_attempt_ends_although_somebody_edits_the_item_behind_it(
 ) -> None:
     first, behind = await items.put(), await items.put("update")
     claim = await items.take(first)
+    assert await items.claim() is None  # and the second is held back
     async with person.transaction():
         await person.execute("SELECT FROM ecosystem_sync_queue WHERE id = $1 FOR UPDATE", behind)
         async with asyncio.timeout(PROMPTLY_S):
