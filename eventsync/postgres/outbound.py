@@ -40,6 +40,7 @@ class _Sql:
     fail: str
     put_off: str
     note_attempt: str
+    find_end: str
     pause: str
     resume: str
     find_stuck: str
@@ -119,15 +120,13 @@ class OutboundQueue:
         """End the item well. Answers when it was created; None where the claim has been lost: nothing is written."""
         async with self._database.transaction() as session:
             row = await session.fetchrow(SQL.succeed, claim.item.id, claim.claim_id, now, remote_org_id)
-            await _note(session, claim, row, now, http_status, None)
-        return None if row is None else row["created_at"]
+            return await _ended(session, claim, row, now, http_status, None)
 
     async def fail(self, claim: Claim, error: str, http_status: int | None, now: datetime) -> bool:
         """End the item as failed. False where the claim has been lost."""
         async with self._database.transaction() as session:
             row = await session.fetchrow(SQL.fail, claim.item.id, claim.claim_id, now, error)
-            await _note(session, claim, row, now, http_status, error)
-        return row is not None
+            return await _ended(session, claim, row, now, http_status, error) is not None
 
     async def put_off(
         self,
@@ -144,8 +143,7 @@ class OutboundQueue:
             row = await session.fetchrow(
                 SQL.put_off, claim.item.id, claim.claim_id, until, error, 0 if is_counted else 1
             )
-            await _note(session, claim, row, now, http_status, error, is_counted=is_counted)
-        return row is not None
+            return await _ended(session, claim, row, now, http_status, error, is_counted=is_counted) is not None
 
     async def pause(self, connection_id: ConnectionId, reason: str, now: datetime, probe_at: datetime) -> bool:
         """Halt the queue until a probe succeeds. Answers whether it was not halted before."""
@@ -168,7 +166,7 @@ class OutboundQueue:
                 if ids:
                     await session.execute(SQL.return_stuck, ids, now, MAX_ATTEMPTS, message)
             for row in rows:
-                attempt = (row["id"], row["attempts"], True, row["last_attempt_at"], now, None, _DIED)
+                attempt = (row["id"], None, row["attempts"], True, row["last_attempt_at"], now, None, _DIED)
                 await session.execute(SQL.note_attempt, *attempt)
         return found
 
@@ -269,7 +267,7 @@ async def _collapse(session: Session, waiting: Sequence[Any], now: datetime) -> 
     return _Choice(last["id"], min(row["waiting_since"] for row in (*before, last)), superseded)
 
 
-async def _note(
+async def _ended(
     session: Session,
     claim: Claim,
     row: Any | None,
@@ -278,10 +276,15 @@ async def _note(
     error: str | None,
     *,
     is_counted: bool = True,
-) -> None:
-    if row is not None:
-        attempt = (claim.item.id, claim.attempts, is_counted, claim.claimed_at, now, http_status, error)
-        await session.execute(SQL.note_attempt, *attempt)
+) -> datetime | None:
+    """Note the attempt, and answer when its item was created; None where the claim was lost before it ended."""
+    if row is None:
+        ended_before: datetime | None = await session.fetchval(SQL.find_end, claim.item.id, claim.claim_id)
+        return ended_before
+    attempt = (claim.claim_id, claim.attempts, is_counted, claim.claimed_at, now, http_status, error)
+    await session.execute(SQL.note_attempt, claim.item.id, *attempt)
+    created_at: datetime = row["created_at"]
+    return created_at
 
 
 def _item(row: Any) -> OutboundItem | None:

@@ -104,6 +104,17 @@ async def test_each_attempts_error_is_kept_and_none_begins_before_its_time(items
     assert kept == [(1, True, "HTTP 503"), (2, True, "HTTP 503"), (3, True, None)]
 
 
+async def test_an_end_that_was_written_unheard_is_answered_alike_and_written_once(items: OutboundItems) -> None:
+    item_id = await items.put()
+    claim = await items.take()
+    created_at = await items.queue.succeed(claim, "remote-7", 201, items.now)
+    items.advance(seconds=2)
+    assert await items.queue.succeed(claim, "remote-7", 201, items.now) == created_at
+    row = await items.row(item_id)
+    assert (row["status"], row["processed_at"]) == ("success", items.now - timedelta(seconds=2))
+    assert len(await items.attempts(item_id)) == 1
+
+
 async def test_a_retry_keeps_the_idempotency_key(items: OutboundItems) -> None:
     await items.put()
     first = await items.take()

@@ -79,6 +79,7 @@ CREATE UNIQUE INDEX ecosystem_sync_queue_on_its_way ON ecosystem_sync_queue (eco
 CREATE TABLE ecosystem_sync_attempts (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     item_id     uuid NOT NULL REFERENCES ecosystem_sync_queue ON DELETE CASCADE,
+    claim_id    uuid,               -- tells a deliverer that its end was written, where it heard no answer
     attempt     int NOT NULL,
     is_counted  boolean NOT NULL,   -- not where nobody looked at it: refused credentials, limits, no route
     started_at  timestamptz,

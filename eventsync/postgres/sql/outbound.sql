@@ -108,13 +108,13 @@ UPDATE ecosystem_sync_queue
 SET status = 'success', processed_at = $3, accepted_at = $3, remote_org_id = coalesce($4, remote_org_id),
     error_message = NULL, claim_id = NULL, leased_until = NULL
 WHERE id = $1 AND claim_id = $2 AND status = 'processing'
-RETURNING attempts, created_at;
+RETURNING created_at;
 
 -- name: fail
 UPDATE ecosystem_sync_queue
 SET status = 'failed', processed_at = $3, error_message = $4, claim_id = NULL, leased_until = NULL
 WHERE id = $1 AND claim_id = $2 AND status = 'processing'
-RETURNING attempts, created_at;
+RETURNING created_at;
 
 -- name: put_off
 -- `$5` says how many attempts to take back: one that was not looked at does not count.
@@ -122,11 +122,16 @@ UPDATE ecosystem_sync_queue
 SET status = 'pending', available_at = $3, error_message = $4, attempts = greatest(attempts - $5, 0),
     claim_id = NULL, leased_until = NULL
 WHERE id = $1 AND claim_id = $2 AND status = 'processing'
-RETURNING attempts, created_at;
+RETURNING created_at;
 
 -- name: note_attempt
-INSERT INTO ecosystem_sync_attempts (item_id, attempt, is_counted, started_at, ended_at, http_status, error)
-VALUES ($1, $2, $3, $4, $5, $6, $7);
+INSERT INTO ecosystem_sync_attempts (item_id, claim_id, attempt, is_counted, started_at, ended_at, http_status, error)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: find_end
+-- Whether the attempt has ended already: a link that breaks at the commit leaves that open.
+SELECT q.created_at FROM ecosystem_sync_attempts a JOIN ecosystem_sync_queue q ON q.id = a.item_id
+WHERE a.item_id = $1 AND a.claim_id = $2;
 
 -- name: pause
 -- Only a row that is new has never been locked: the answer tells whether the pause begins.
