@@ -37,7 +37,7 @@ PAUSE_S = 0.01  # between two things that people do: about as fast as is deliver
 FAULT_SHARE, DOOM_EVERY = 0.1, 60
 DELIVERERS = 2
 SPEED = 60.0  # the first retry comes after 0.25 to 0.75 s, the second after 1 to 3 s
-LEASE_S = 300.0  # of fast time: 5 s
+LEASE_S = 480.0  # of fast time: 8 s, which no attempt takes, even where the machine stands still for a moment
 SETTLED_WITHIN_S = 600.0 if PROVE else 90.0
 # As seed 000 tells operators to retry one item.
 RETRY = "UPDATE ecosystem_sync_queue SET status = 'pending', attempts = 0, error_message = NULL WHERE id = $1"
@@ -102,7 +102,7 @@ async def test_every_organization_ends_registered_in_its_last_state_though_posts
     assert_sent_once(deaths_by_key(items) | deaths_by_key(ended), colectiva)
     assert 2 * KILLS // 3 <= sum(item.attempts.died for item in ended) <= KILLS  # two of three die in an attempt surely
     assert_in_order(items + ended, luck, colectiva)
-    assert len(luck.met) > 0.9 * FAULT_SHARE * len(colectiva.posts)
+    assert len(luck.met) > 0.7 * FAULT_SHARE * len(colectiva.posts)
     figures = {
         "items": len(items),
         "organizations": len(colectiva.organizations),
