@@ -117,10 +117,10 @@ async def test_while_rabbitmq_is_away_registrations_arrive_by_polling(
             await rabbit.stop()
             for process in processes:
                 await says_that_it_lacks(process.base_url, "bus")
-            until_s = time.monotonic() + _AWAY_FOR_S
+            until_s, waits_s = time.monotonic() + _AWAY_FOR_S, []
             while time.monotonic() < until_s:
-                waited_s = await arrival_s(plenura, colectiva, within_s=_DELIVERED_WITHOUT_BUS_WITHIN_S)
-                tell(record_property, "RabbitMQ, still away", waited_s)
+                waits_s.append(await arrival_s(plenura, colectiva, within_s=_DELIVERED_WITHOUT_BUS_WITHIN_S))
+            tell(record_property, "an insert while RabbitMQ is away, at most", max(waits_s))
             await rabbit.start()
             for process in processes:
                 await says_that_all_is_well(process.base_url)
