@@ -244,7 +244,9 @@ async def test_the_runbooks_queries_run_on_our_schema(database: asyncpg.Connecti
     queries = re.findall(r"```sql\n(.*?)```", runbook, re.DOTALL)
     assert len(queries) >= 5
     for query in queries:
-        await database.execute(query.replace("EVENT_ID", "01234567-89ab-7def-8123-456789abcdef"))
+        for placeholder in ("EVENT_ID", "queue-item-uuid"):
+            query = query.replace(placeholder, "01234567-89ab-7def-8123-456789abcdef")  # noqa: PLW2901  # filled in
+        await database.execute(query)
 
 
 async def _connect_a_practice(places: Places) -> str:

@@ -233,7 +233,8 @@ async def test_the_report_tells_what_was_spent_by_purpose_and_what_is_left(pool:
     assert report.spent_last_minute == {Purpose.MANUAL: 2}
     assert report.spent_last_day == {Purpose.MANUAL: 2, Purpose.SWEEP: 3}
     assert (report.left_this_minute, report.left_today, report.closed_until) == (8, 495, None)
-    assert report.left_by_purpose == {"refetch": 300, "sweep": 425, "manual": 148, "backfill": 300, "check": 25}
+    left = {"refetch": 300, "sweep": 425, "manual": 148, "backfill": 300, "check": 25, "delivery": 495}
+    assert report.left_by_purpose == left
 
 
 async def test_what_is_left_for_a_purpose_ends_at_its_ceiling(pool: Database, clock: ManualClock) -> None:
@@ -241,7 +242,7 @@ async def test_what_is_left_for_a_purpose_ends_at_its_ceiling(pool: Database, cl
     await spend(budget, 12, Purpose.BACKFILL)
     await spend(budget, 4, Purpose.SWEEP)
     left = (await budget.report(clock.now)).left_by_purpose
-    assert left == {"refetch": 1, "sweep": 1, "manual": 4, "backfill": 0, "check": 1}
+    assert left == {"refetch": 1, "sweep": 1, "manual": 4, "backfill": 0, "check": 1, "delivery": 4}
     for purpose in Purpose:
         ledger = budget_of(pool, clock, per_minute=1_000, per_day=20, key=purpose.value)
         await spend(ledger, 12, Purpose.BACKFILL)

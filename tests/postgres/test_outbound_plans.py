@@ -177,9 +177,10 @@ HOT: Statements = {
 }
 """What runs for every attempt, or every few seconds: a few rows, by index."""
 
+HELD_AT_ONCE = 1_000
 CROWDS: Statements = {
     "next_head behind a crowd": (SQL.next_head, [NOW, []]),
-    "hold_back": (SQL.hold_back, [NOW, 1000]),
+    "hold_back": (SQL.hold_back, [NOW, HELD_AT_ONCE]),
     "lock_organization of a crowd": (SQL.lock_organization, [CROWDED]),
     "claim of the last of a crowd": (SQL.claim, [LAST_OF_CROWD, CLAIM, NOW, NOW, NOW]),
     "preview": (SQL.preview, [10]),
@@ -240,7 +241,8 @@ async def test_a_crowd_is_looked_at_once(
 ) -> None:
     sql, arguments = CROWDS[name]
     plan = await plan_of(full_urls[f"{statistics} behind a crowd"], sql, arguments, is_generic=is_generic)
-    assert_no_queue_is_read_through(plan, 2.5 * BEHIND)
+    # Twice over the crowd, and over what the probes before it have changed and undone: a bitmap's scan counts that too.
+    assert_no_queue_is_read_through(plan, 2 * BEHIND + 4 * HELD_AT_ONCE)
 
 
 @every_situation
