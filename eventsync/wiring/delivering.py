@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from eventsync.stages.delivery_worker import DeliveryWorker
 from eventsync.telemetry import Metrics
 from eventsync.vendorkit.http import VendorHttp
 from eventsync.vendorkit.registry import RegistryVendor
+from eventsync.vendorkit.waiting import WaitingBudget
 from eventsync.vendors import registry_vendors
 from eventsync.wiring.accounts import budget_of
 from eventsync.wiring.metered import MeteredBudget
@@ -32,6 +34,7 @@ if TYPE_CHECKING:  # the process makes this
 
 _SEEDED_VENDOR = "colectiva"
 _OWNER_NAME, _OWNER_EXTERNAL_ID = "Plenura", "plenura"
+_NEAR_S = 2.0  # a place in the minute's limit that is as near is worth holding the item for
 _log = structlog.get_logger(__name__)
 
 
@@ -41,6 +44,7 @@ class RegistryAccounts:
 
     The connection is read each time: an attempt with a key that a person has just replaced would pause the queue.
     `settings` make the connection at the first use, where there is none. `show_budget` is told of each account's.
+    `pause` is how an attempt waits, given in seconds, for a place in the budget that is near.
     """
 
     database: Database
@@ -51,6 +55,7 @@ class RegistryAccounts:
     settings: Settings
     metrics: Metrics | None = None
     show_budget: Callable[[Connection, PostgresBudget], None] = lambda _connection, _budget: None
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     _is_seeded: bool = field(default=False, init=False)
     _opened: tuple[Connection, RegistryAccount] | None = field(default=None, init=False)
 
@@ -74,7 +79,8 @@ class RegistryAccounts:
         ledger = budget_of(self.database, connection, self.clock)
         self.show_budget(connection, ledger)
         spent = ledger if self.metrics is None else MeteredBudget(ledger, connection.vendor, self.metrics)
-        http = VendorHttp(self.http, spent, now=self.clock)
+        budget = WaitingBudget(spent, longest_wait_s=_NEAR_S, pause=self.pause)
+        http = VendorHttp(self.http, budget, now=self.clock)
         return RegistryAccount(connection.id, self.vendors[connection.vendor].registry(connection, http))
 
 

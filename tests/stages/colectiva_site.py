@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -70,6 +70,13 @@ def settings_for(running: RunningSandbox, **more: Any) -> Settings:
     )
 
 
+def _moving(clock: ManualClock) -> Callable[[float], Awaitable[None]]:
+    async def pause(wait_s: float) -> None:
+        clock.advance(wait_s)
+
+    return pause
+
+
 @asynccontextmanager
 async def open_colectiva(
     pool: Database, database: asyncpg.Connection, keyring: Keyring
@@ -78,7 +85,9 @@ async def open_colectiva(
     async with serve(SandboxOptions(vendor="colectiva")) as running, aiohttp.ClientSession() as http:
         connections = Connections(pool, keyring, VENDORS)
         clock = ManualClock(datetime.now(UTC) + timedelta(seconds=1))
-        accounts = RegistryAccounts(pool, connections, registry_vendors(VENDORS), http, clock, settings_for(running))
+        accounts = RegistryAccounts(
+            pool, connections, registry_vendors(VENDORS), http, clock, settings_for(running), pause=_moving(clock)
+        )
         opened = await accounts.open()
         assert opened is not None
         delivery = DeliverySite(pool, database, opened.connection_id, clock=clock, open_account=accounts.open)

@@ -129,7 +129,7 @@ async def test_a_limit_of_colectivas_is_waited_for_without_an_attempt(site: Cole
     delivery = await deliverer.deliver_next()
     assert delivery is not None
     assert isinstance(delivery.answer, Deferred)
-    site.delivery.advance(39)
+    site.delivery.advance(35)
     assert await deliverer.deliver_next() is None
     assert len(site.posts) == 1
     other = site.delivery.deliverer()  # another process: the ledger is closed for it as well
@@ -137,10 +137,23 @@ async def test_a_limit_of_colectivas_is_waited_for_without_an_attempt(site: Cole
     assert closed is not None
     assert isinstance(closed.answer, Deferred)
     assert len(site.posts) == 1
-    site.delivery.advance(5)
+    site.delivery.advance(9)
     while await deliverer.deliver_next():
         pass
     assert [(await site.delivery.state(item))[:2] for item in items] == [("success", 1)] * 2
+
+
+async def test_a_place_in_our_own_limit_that_is_near_is_waited_for_within_the_attempt(site: ColectivaSite) -> None:
+    await site.change(settings={"calls_per_minute": "2"})
+    items = [await site.put(number) for number in (1, 2, 3)]
+    deliverer = site.delivery.deliverer()
+    for _ in range(2):
+        await deliverer.deliver_next()
+    site.delivery.advance(61)
+    delivery = await deliverer.deliver_next()
+    assert delivery is not None
+    assert isinstance(delivery.answer, Accepted)
+    assert await site.delivery.state(items[2]) == ("success", 1, None)
 
 
 async def test_our_own_limit_slows_the_queue_and_burns_no_attempt(site: ColectivaSite) -> None:
