@@ -10,6 +10,7 @@ from eventsync.cli.connection_options import change_options, changed_connection,
 from eventsync.cli.output import Row, examples, json_option, show_json, show_record, show_rows
 from eventsync.cli.session import Installation, with_installation
 from eventsync.cli.webhook_urls import advice, public_base_url, webhook_url
+from eventsync.postgres.registries import find_registry
 from eventsync.postgres.tenants import ConnectionSummary
 
 
@@ -42,9 +43,10 @@ def add_connection(as_json: bool, **given: object) -> None:
     async def add(at: Installation) -> tuple[Row, list[str]]:
         organization = await at.organization(asked.org)
         added = await at.connections.add(asked.for_organization(organization.id), at.clock())
-        made = _row(await at.connection(str(added.id)))
+        made = await at.connection(str(added.id))
         url = webhook_url(public_base_url(at.settings), asked.vendor, added.webhook_token)
-        return {**made, "webhook_url": url}, list(advice(at.settings, asked.vendor))
+        notes = [*advice(at.settings, asked.vendor), *await _not_delivering(at, made)]
+        return {**_row(made), "webhook_url": url}, notes
 
     record, notes = with_installation(add)
     if as_json:
@@ -53,6 +55,19 @@ def add_connection(as_json: bool, **given: object) -> None:
     show_record(record, as_json=False)
     for note in notes:
         click.echo(f"* {note}", err=True)
+
+
+async def _not_delivering(at: Installation, added: ConnectionSummary) -> list[str]:
+    """Say so where a registry's new connection is not the one that delivers, as after a try of the demo."""
+    delivering_id = await find_registry(at.database, at.registry_vendors)
+    if added.vendor not in at.registry_vendors or delivering_id in (None, added.id):
+        return []
+    first = (await at.connection(str(delivering_id))).number
+    note = (
+        f"The outbound queue goes to connection {first}, as the one with the lowest number: to let it go to"
+        f" {added.number}, run `eventsync connections disable {first}`."
+    )
+    return [note]
 
 
 @connections_group.command(

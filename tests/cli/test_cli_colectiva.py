@@ -62,6 +62,18 @@ async def test_without_a_secret_webhooks_are_known_by_their_token_and_the_advice
     assert await stored_check() is None
 
 
+async def test_a_second_account_is_told_that_the_queue_goes_to_the_first_until_that_is_disabled(
+    cli: Cli, organization: dict[str, Any]
+) -> None:
+    told = "The outbound queue goes to connection 1"
+    assert told not in (await cli(*COLECTIVA)).stderr
+    second = await cli(*COLECTIVA, "--json")
+    (note,) = [note for note in second.json["notes"] if told in note]
+    assert "`eventsync connections disable 1`" in note
+    assert (await cli("connections", "disable", "1")).exit_code == 0
+    assert told not in (await cli(*COLECTIVA)).stderr
+
+
 async def test_a_vendor_that_signs_nothing_needs_the_header_of_whoever_does(
     cli: Cli, organization: dict[str, Any], stored_check: StoredCheck
 ) -> None:
