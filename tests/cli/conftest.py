@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import structlog
 from click.testing import CliRunner
 
+from cli.colectiva_queue import API_KEY, Colectiva, connect
 from cli.runs import Cli, Ended
 from e2e.eventsync_process import ENCRYPTION_KEYS
 from eventsync.cli import eventsync_command
+from eventsync.sandbox import RunningSandbox, SandboxOptions, serve
 
 
 @pytest.fixture
@@ -66,3 +69,19 @@ async def connection(cli: Cli, organization: dict[str, Any]) -> dict[str, Any]:
     assert added.exit_code == 0, added.stderr
     made: dict[str, Any] = added.json
     return made
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RunningSandbox]:
+    """A pretend Colectiva, to which nothing is connected."""
+    async with serve(SandboxOptions(vendor="colectiva", api_key=API_KEY)) as running:
+        yield running
+
+
+@pytest.fixture
+async def colectiva(
+    cli: Cli, organization: dict[str, Any], server: RunningSandbox, database: asyncpg.Connection
+) -> Colectiva:
+    """The same with the installation connected to it, and the queue."""
+    await connect(cli, server)
+    return Colectiva(server, database)

@@ -11,88 +11,15 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid4
 
-import asyncpg
-import orjson
 import pytest
 
+from cli.colectiva_queue import SYNC, Colectiva, connect, organization
 from cli.runs import Cli
-from eventsync.sandbox import ApiAnswer, RunningSandbox, SandboxOptions, ScriptedCall, serve
-from eventsync.sandbox.colectiva.posts import Post
-from eventsync.sandbox.colectiva.vendor import ColectivaVendor
+from eventsync.sandbox import ApiAnswer, RunningSandbox
 
-SYNC = ("ecosystem", "sync")
-ROUTE = "/ecosystem-orgs"
 ORGANIZATION = r"plenura_[0-9a-f]{32}"
-API_KEY = "colectiva-key-1"
-
-
-@dataclass(frozen=True)
-class Held:
-    """A POST that waits: `reached` is set when it has come, `goes_on` lets it go."""
-
-    reached: asyncio.Event
-    goes_on: asyncio.Event
-
-
-@dataclass(frozen=True)
-class Colectiva:
-    """The pretend server, and the queue of the installation that is connected to it."""
-
-    running: RunningSandbox
-    database: asyncpg.Connection
-
-    @property
-    def vendor(self) -> ColectivaVendor:
-        vendor = self.running.sandbox.vendor
-        assert isinstance(vendor, ColectivaVendor)
-        return vendor
-
-    @property
-    def posts(self) -> list[Post]:
-        return self.vendor.posts.since()
-
-    def answer(self, answer: ApiAnswer | None = None, **call: Any) -> ScriptedCall:
-        """Spoil calls to come."""
-        return self.running.sandbox.script.add(ScriptedCall(route=ROUTE, method="POST", answer=answer, **call))
-
-    def hold_next(self) -> Held:
-        """Hold the next POST before it is looked at."""
-        held = Held(asyncio.Event(), asyncio.Event())
-
-        async def hang() -> None:
-            held.reached.set()
-            await held.goes_on.wait()
-
-        self.answer(before=hang)
-        return held
-
-    async def put(self, number: int, action: str = "register", **payload: Any) -> UUID:
-        """Queue an item of organization `number`."""
-        told = {"organization_name": f"Test Practice {number}", "email": f"practice{number}@example.test", **payload}
-        item_id: UUID = await self.database.fetchval(
-            "INSERT INTO ecosystem_sync_queue (entity_type, entity_id, ecosystem_org_id, action, payload)"
-            " VALUES ('practice', $1, $2, $3, $4) RETURNING id",
-            uuid4(), organization(number), action, orjson.dumps(told).decode(),
-        )  # fmt: skip
-        return item_id
-
-    async def rows(self) -> list[tuple[str, str, int]]:
-        """Read each item's action, status and attempts, in their order."""
-        found = await self.database.fetch("SELECT action, status, attempts FROM ecosystem_sync_queue ORDER BY position")
-        return [tuple(row) for row in found]
-
-    async def everything(self) -> list[Any]:
-        """Read all that sending could write."""
-        tables = ("ecosystem_sync_queue", "ecosystem_sync_attempts", "outbound_pauses", "connections", "api_calls")
-        return [await self.database.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in tables]  # noqa: S608  # ours
-
-
-def organization(number: int) -> str:
-    return f"plenura_{number:032x}"
 
 
 def read_to_end(terminal: int) -> str:
@@ -106,33 +33,6 @@ def read_to_end(terminal: int) -> str:
     finally:
         os.close(terminal)
     return shown.decode()
-
-
-async def connect(cli: Cli, running: RunningSandbox, *words: str) -> None:
-    added = await cli(
-        "connections", "add", "colectiva", "--org", "practice-7", "--api-key", API_KEY, "--base-url", running.base_url,
-        *words, "--json",
-    )  # fmt: skip
-    assert added.exit_code == 0, added.stderr
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[RunningSandbox]:
-    async with serve(SandboxOptions(vendor="colectiva", api_key=API_KEY)) as running:
-        yield running
-
-
-@pytest.fixture
-async def colectiva(
-    cli: Cli, organization_added: None, server: RunningSandbox, database: asyncpg.Connection
-) -> Colectiva:
-    await connect(cli, server)
-    return Colectiva(server, database)
-
-
-@pytest.fixture
-def organization_added(organization: dict[str, Any]) -> None:
-    """The organization whose connections are made."""
 
 
 async def test_what_is_due_is_shown_then_sent_and_told(cli: Cli, colectiva: Colectiva) -> None:
@@ -168,27 +68,6 @@ async def test_nothing_due_is_said_and_is_no_failure(cli: Cli, colectiva: Colect
     ended = await cli(*SYNC)
     assert (ended.exit_code, ended.stdout) == (0, "nothing was due\n")
     assert "nothing waits" in ended.stderr
-    assert colectiva.posts == []
-
-
-async def test_a_dry_run_shows_what_would_be_sent_and_sends_and_writes_nothing(cli: Cli, colectiva: Colectiva) -> None:
-    await colectiva.put(1, tax_id="XAXX010101000")
-    await colectiva.put(2, "deactivate")
-    before = await colectiva.everything()
-    shown = await cli(*SYNC, "--dry-run")
-    rows = (await cli(*SYNC, "--dry-run", "--json")).json
-    assert shown.exit_code == 0, shown.stderr
-    assert [line.split()[1] for line in shown.stdout.splitlines()] == ["action", "register", "deactivate"]
-    assert rows[0]["body"] == {
-        "name": "Test Practice 1",
-        "rfc": "XAXX010101000",
-        "type": "business",
-        "app_org_id": organization(1),
-        "owner_email": "practice1@example.test",
-        "billing": {"plan": "free", "status": "active"},
-    }
-    assert [row["active"] for row in rows] == [True, False]
-    assert await colectiva.everything() == before
     assert colectiva.posts == []
 
 
@@ -366,14 +245,6 @@ async def test_bad_usage_ends_with_2(bare_cli: Cli, words: tuple[str, ...]) -> N
     assert ended.stderr.splitlines()[-1].startswith("Error: ")
 
 
-@pytest.mark.parametrize("words", [(), ("--dry-run",)], ids=["sync", "dry run"])
-async def test_without_a_connection_and_a_key_it_says_how_to_get_one(cli: Cli, words: tuple[str, ...]) -> None:
-    ended = await cli(*SYNC, *words)
-    assert (ended.exit_code, ended.stdout) == (2, "")
-    assert "connections add colectiva" in ended.stderr
-    assert "COLECTIVA_API_KEY" in ended.stderr
-
-
 @asynccontextmanager
 async def process(env: dict[str, str], *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the command as a process of its own."""
@@ -420,25 +291,6 @@ async def test_it_shares_the_work_with_another_that_sends_and_nothing_goes_out_t
     assert (here.exit_code, other.returncode) == (0, 0)
     assert (here.json["summary"]["accepted"], json.loads(said)["summary"]["accepted"]) == (9, 1)
     assert len(colectiva.posts) == len(colectiva.vendor.organizations) == 10
-
-
-async def test_the_settings_make_a_connection_once_and_none_for_a_dry_run(
-    cli: Cli, server: RunningSandbox, database: asyncpg.Connection
-) -> None:
-    colectiva = Colectiva(server, database)
-    await colectiva.put(1)
-    settings = {"COLECTIVA_URL": server.base_url, "COLECTIVA_API_KEY": API_KEY}
-    shown = await cli(*SYNC, "--dry-run", "--json", env=settings)
-    assert shown.exit_code == 0, shown.stderr
-    assert [row["body"]["app_org_id"] for row in shown.json] == [organization(1)]
-    assert (await cli("connections", "list", "--json")).json == []
-    sent = await cli(*SYNC, env=settings)
-    assert sent.exit_code == 0, sent.stderr
-    (made,) = (await cli("connections", "list", "--json")).json
-    assert made["vendor"] == "colectiva"
-    await cli("connections", "disable", "1")
-    for words in ((), ("--dry-run",)):
-        assert (await cli(*SYNC, *words, env=settings)).exit_code == 2, words
 
 
 async def test_a_registry_beside_the_only_practice_makes_nothing_ambiguous(

@@ -19,6 +19,7 @@ from eventsync.postgres.database import Database
 from eventsync.postgres.outbound import Claim, OutboundQueue
 
 LEASE = timedelta(seconds=60)
+BACKOFF_S = 30.0
 
 RESET_STUCK = """
 UPDATE ecosystem_sync_queue
@@ -107,7 +108,7 @@ class OutboundItems:
     async def refuse(self, claim: Claim) -> bool:
         return await self.queue.fail(claim, "no such thing", 400, self.now)
 
-    async def try_later(self, claim: Claim, seconds: float = 30.0) -> bool:
+    async def try_later(self, claim: Claim, seconds: float = BACKOFF_S) -> bool:
         """End an attempt that failed, with others to come."""
         until = self.now + timedelta(seconds=seconds)
         return await self.queue.put_off(claim, "HTTP 503", 503, self.now, until=until, is_counted=True)

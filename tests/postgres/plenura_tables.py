@@ -48,6 +48,7 @@ ATTACH_ALL = """
 SELECT eventsync_attach('practice', 'app.practices');
 SELECT eventsync_attach('therapist', 'app.therapists', 'app.users');
 """
+PERSON = UUID("0c6f5c0a-2f3e-4a58-8a0b-6a9f1f6d2e11")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +96,15 @@ async def triggers(database: asyncpg.Connection) -> list[str]:
         " WHERE tgrelid::regclass::text LIKE 'app.%' AND NOT tgisinternal ORDER BY 1"
     )
     return [row[0] for row in rows]
+
+
+async def add_person(attached: asyncpg.Connection) -> UUID:
+    """Add a therapist who is registered at once, and whose user has the same id; empty the queue."""
+    await attached.execute("INSERT INTO app.users VALUES ($1, 'Test Person 1', 'person1@example.test')", PERSON)
+    await attached.execute(
+        "INSERT INTO app.therapists (id, user_id, is_independent, vetting_status) VALUES ($1, $1, true, 'approved')",
+        PERSON,
+    )
+    (item,) = await take_items(attached)
+    assert item.told == ("register", "Test Person 1 (Independent Therapist)", "person1@example.test", None, True)
+    return PERSON

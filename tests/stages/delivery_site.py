@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -15,14 +16,20 @@ import asyncpg
 import orjson
 
 from eventsync.domain.connections import ConnectionId
-from eventsync.domain.deliveries import Accepted, Action, Answer, OutboundItem
+from eventsync.domain.deliveries import Accepted, Action, Answer, Failed, Halted, OutboundItem
 from eventsync.postgres.database import Database
 from eventsync.postgres.outbound import OutboundQueue
 from eventsync.stages.deliver import Deliverer, OpenRegistry, RegistryAccount
+from eventsync.stages.delivery_worker import DeliveryWorker
+from eventsync.stages.wake import WakeRelay
 from eventsync.telemetry import Metrics
-from stages.spine import ManualClock
+from servers.eventually import eventually
+from stages.spine import ManualClock, Spine
 
 ACCEPTED = Accepted("remote-1", 200)
+FAILED = Failed("it broke", 500)
+HALTED = Halted("the key is refused", 401)
+NEVER_S = 3600.0
 
 
 class ManualSeconds:
@@ -151,3 +158,25 @@ class DeliverySite:
 def organizations(items: Sequence[OutboundItem]) -> list[int]:
     """Give the numbers of the organizations that items are of."""
     return [int(item.ecosystem_org_id.removeprefix("plenura_"), 16) for item in items]
+
+
+def worker_of(site: DeliverySite, spine: Spine, queue: OutboundQueue | None = None, **kwargs: Any) -> DeliveryWorker:
+    """Make a worker; `monotonic` goes to its deliverer as well."""
+    queue = queue or site.queue
+    seconds = asyncio.get_running_loop().time
+    deliverer = site.deliverer(queue=queue, monotonic=kwargs.get("monotonic", seconds))
+    return DeliveryWorker(deliverer, queue, spine.link, spine.listener, site.clock, **kwargs)
+
+
+@asynccontextmanager
+async def working(site: DeliverySite, spine: Spine, **kwargs: Any) -> AsyncIterator[DeliveryWorker]:
+    """Run a worker that never polls, with the relay that wakes it."""
+    worker = worker_of(site, spine, **{"poll_s": NEVER_S, **kwargs})
+    async with spine.running(WakeRelay(spine.link, spine.listener), worker, spine.listener):
+        await eventually(lambda: spine.listener.is_proven and not worker._is_deaf)
+        yield worker
+
+
+async def is_over(site: DeliverySite, item_id: UUID) -> bool:
+    """Tell whether the item has been accepted."""
+    return (await site.state(item_id))[0] == "success"

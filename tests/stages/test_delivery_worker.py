@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
-from structlog.testing import capture_logs
 
-from eventsync.bus.memory import MemoryBus
-from eventsync.bus.rabbit import RabbitBus
 from eventsync.bus.topology import RoutingKey
 from eventsync.bus.wire import Message, encode
-from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
-from eventsync.domain.deliveries import Accepted, Action, Answer, Deferred, Failed, Halted, OutboundItem
-from eventsync.domain.errors import Misconfigured
+from eventsync.domain.deliveries import Accepted, Action, Answer, Deferred, Halted, OutboundItem
 from eventsync.postgres.database import Database
 from eventsync.postgres.outbound import Claim, OutboundQueue, Stuck
-from eventsync.stages.deliver import RegistryAccount
-from eventsync.stages.delivery_worker import DeliveryWorker
 from eventsync.stages.wake import WakeRelay
 from servers.eventually import eventually
-from servers.proxy import TcpProxy
-from stages.delivery_site import ACCEPTED, DeliverySite, ScriptedRegistry, organizations
+from stages.delivery_site import (
+    ACCEPTED,
+    FAILED,
+    NEVER_S,
+    DeliverySite,
+    ScriptedRegistry,
+    is_over,
+    organizations,
+    worker_of,
+    working,
+)
 from stages.spine import DEADLINE_S, RunningClock, Spine
-
-NEVER_S = 3600.0
-FAILED = Failed("it broke", 500)
 
 
 class CountingQueue(OutboundQueue):
@@ -61,23 +58,6 @@ def site(pool: Database, database: asyncpg.Connection, connection_ids: list[Conn
     return DeliverySite(pool, database, connection_ids[0], clock=RunningClock())
 
 
-def worker_of(site: DeliverySite, spine: Spine, queue: OutboundQueue | None = None, **kwargs: Any) -> DeliveryWorker:
-    """Make a worker; `monotonic` goes to its deliverer as well."""
-    queue = queue or site.queue
-    seconds = asyncio.get_running_loop().time
-    deliverer = site.deliverer(queue=queue, monotonic=kwargs.get("monotonic", seconds))
-    return DeliveryWorker(deliverer, queue, spine.link, spine.listener, site.clock, **kwargs)
-
-
-@asynccontextmanager
-async def working(site: DeliverySite, spine: Spine, **kwargs: Any) -> AsyncIterator[DeliveryWorker]:
-    """Run a worker that never polls, with the relay that wakes it."""
-    worker = worker_of(site, spine, **{"poll_s": NEVER_S, **kwargs})
-    async with spine.running(WakeRelay(spine.link, spine.listener), worker, spine.listener):
-        await eventually(lambda: spine.listener.is_proven and not worker._is_deaf)
-        yield worker
-
-
 async def test_an_insert_is_delivered_over_the_bus_without_waiting_for_a_poll(
     bus_spine: Spine, site: DeliverySite
 ) -> None:
@@ -86,10 +66,6 @@ async def test_an_insert_is_delivered_over_the_bus_without_waiting_for_a_poll(
             item_id = await site.put(number)
             await eventually(lambda item_id=item_id: is_over(site, item_id))  # type: ignore[misc]  # bound at once
     assert organizations(site.scripted.sent) == list(range(5))
-
-
-async def is_over(site: DeliverySite, item_id: Any) -> bool:
-    return (await site.state(item_id))[0] == "success"
 
 
 async def test_most_inserts_are_on_their_way_within_a_tenth_of_a_second(bus_spine: Spine, site: DeliverySite) -> None:
@@ -236,81 +212,6 @@ async def test_a_changed_connection_ends_a_rest_at_once(spine: Spine, site: Deli
         await site.database.execute("UPDATE connections SET updated_at = now()")
         await eventually(lambda: is_over(site, item_id))
     assert len(first.sent) == len(site.registry.sent) == 1
-
-
-async def test_an_account_that_cannot_be_opened_is_told_once_and_tried_again(spine: Spine, site: DeliverySite) -> None:
-    refusals = 0
-
-    async def open_registry() -> RegistryAccount | None:
-        nonlocal refusals
-        refusals += 1
-        if refusals <= 3:
-            raise Misconfigured("enter the key as Colectiva shows it (api_key)")
-        return RegistryAccount(site.connection_id, site.scripted)
-
-    item_id = await site.put()
-    worker = worker_of(site, spine)
-    worker._deliverer._open_registry = open_registry
-    with capture_logs() as logs:
-        async with spine.running(worker, spine.listener):
-            await eventually(lambda: worker.trouble)
-            await eventually(lambda: is_over(site, item_id))
-            await eventually(lambda: not worker.trouble)
-    assert [entry["log_level"] for entry in logs if entry["event"] == "outbound_waits"] == ["error"]
-    assert [entry["event"] for entry in logs].count("worker_failed") == 0
-
-
-async def test_it_goes_on_by_itself_once_postgresql_is_back(
-    site: DeliverySite,
-    keyring: Keyring,
-    connection_ids: list[ConnectionId],
-    tcp_proxy: Callable[[str], Awaitable[TcpProxy]],
-) -> None:
-    proxy = await tcp_proxy(site.pool.url)
-    pool = Database(proxy.url)
-    await pool.open()
-    spine = Spine(pool, keyring, MemoryBus(), connection_ids)
-    worker = worker_of(site, spine, OutboundQueue(pool), poll_s=0.2)
-    with capture_logs() as logs:
-        async with spine.running(worker):
-            await eventually(lambda: not worker._is_deaf)
-            await proxy.refuse()
-            proxy.cut()
-            item_id = await site.put()
-            await eventually(lambda: worker.trouble)
-            await proxy.accept()
-            await eventually(lambda: is_over(site, item_id))
-    assert "worker_failed" not in [entry["event"] for entry in logs]
-    await pool.close()
-
-
-@pytest.mark.rabbitmq
-async def test_deliveries_go_on_while_the_broker_is_away_and_wake_ups_are_heard_again(
-    site: DeliverySite,
-    pool: Database,
-    keyring: Keyring,
-    connection_ids: list[ConnectionId],
-    amqp_url: str,
-    tcp_proxy: Callable[[str], Awaitable[TcpProxy]],
-) -> None:
-    proxy = await tcp_proxy(amqp_url)
-    bus = RabbitBus(proxy.url)
-    spine = Spine(pool, keyring, bus, connection_ids)
-    worker = worker_of(site, spine, poll_s=NEVER_S)
-    with capture_logs() as logs:
-        async with spine.running(WakeRelay(spine.link, spine.listener), worker, spine.listener):
-            await eventually(lambda: not worker._is_deaf)
-            await proxy.refuse()
-            proxy.cut()
-            await eventually(lambda: worker._is_deaf)
-            item_id = await site.put(1)
-            await eventually(lambda: is_over(site, item_id))
-            await proxy.accept()
-            await eventually(lambda: not worker._is_deaf, deadline_s=20.0)
-            item_id = await site.put(2)
-            await eventually(lambda: is_over(site, item_id))
-    assert [entry["event"] for entry in logs].count("outbound_wake_ups_lost") <= 3
-    await bus.stop()
 
 
 async def test_each_wake_up_is_acknowledged_while_a_delivery_is_still_under_way(
