@@ -180,9 +180,10 @@ class Deliverer:
             case Failed():
                 return await self._try_later(claim, answer)
             case Deferred():
-                # The item keeps its place, due at once: it is this deliverer that waits, until the account is mended.
-                next_try_at = self._clock() + timedelta(seconds=self._rest.left_s)
-                return await self._put_off(claim, answer, None, is_counted=False), next_try_at
+                # Due at once, behind the others: it is this deliverer that waits, until the account is mended.
+                now = self._clock()
+                next_try_at = now + timedelta(seconds=self._rest.left_s)
+                return await self._put_off(claim, answer, now, is_counted=False), next_try_at
             case Halted():
                 return await self._halt(account, claim, answer)
 
@@ -206,7 +207,7 @@ class Deliverer:
         return await self._put_off(claim, answer, until, is_counted=True), until
 
     async def _put_off(
-        self, claim: Claim, answer: Failed | Deferred | Halted, until: datetime | None, *, is_counted: bool
+        self, claim: Claim, answer: Failed | Deferred | Halted, until: datetime, *, is_counted: bool
     ) -> bool:
         write = partial(self._queue.put_off, claim, _storable(answer.message), answer.http_status)
         return await hold_while_away(lambda: write(self._clock(), until=until, is_counted=is_counted))

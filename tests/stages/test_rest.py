@@ -122,3 +122,13 @@ def test_a_stated_wait_is_kept_to_the_second(wait_s: float) -> None:
     assert rest.left_s == wait_s
     seconds.now_s += wait_s
     assert rest.left_s == 0
+
+
+async def test_an_item_that_alone_is_put_off_does_not_hold_the_others_up(site: DeliverySite) -> None:
+    put_off, fine = await site.put(1), await site.put(2)
+    site.registry = ScriptedRegistry(Deferred("not now", 429, 40.0), ACCEPTED)
+    deliverer = site.deliverer()
+    await deliverer.deliver_next()
+    site.advance(41)
+    await deliverer.deliver_next()
+    assert [(await site.state(item_id))[0] for item_id in (put_off, fine)] == ["pending", "success"]
