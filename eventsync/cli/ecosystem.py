@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from uuid import uuid4
 
 import aiohttp
 import click
@@ -15,17 +14,13 @@ from eventsync.cli.ecosystem_attach import attach_command
 from eventsync.cli.ecosystem_sending import Result, Sending, in_how_long, open_screen
 from eventsync.cli.output import Row, examples, json_option, show_json, show_rows, when
 from eventsync.cli.session import Installation, with_installation
-from eventsync.domain.connections import Connection, ConnectionId, OrganizationId
 from eventsync.domain.deliveries import ItemStatus
 from eventsync.domain.errors import Misconfigured, Transient
 from eventsync.postgres.outbound import OutboundQueue, Preview
 from eventsync.stages.deliver import Deliverer
-from eventsync.vendorkit.http import VendorHttp
 from eventsync.vendorkit.registry import Registry
-from eventsync.wiring.accounts import budget_of
 from eventsync.wiring.delivering import RegistryAccounts, make_deliverer
 
-_SEEDED_VENDOR = "colectiva"  # whose account the settings can name
 _USUAL_LIMIT = 10
 _LARGEST_LIMIT = 10_000
 _SHOWN_BEFORE_SENDING = 20
@@ -106,7 +101,7 @@ class _Desk:
 async def _open_desk(at: Installation) -> AsyncIterator[_Desk]:
     """Open the account as workers do, made of the settings where there is none. Raises Misconfigured without either."""
     async with aiohttp.ClientSession() as http:
-        accounts = RegistryAccounts(at.database, at.connections, at.registry_vendors, http, at.clock, at.settings)
+        accounts = _accounts(at, http)
         account = await accounts.open()
         if account is None:
             raise Misconfigured(_NO_CONNECTION)
@@ -117,27 +112,15 @@ async def _open_desk(at: Installation) -> AsyncIterator[_Desk]:
 @asynccontextmanager
 async def _open_registry_to_look_at(at: Installation) -> AsyncIterator[Registry]:
     """Open the account that would be sent to, or that the settings would make. Raises Misconfigured without either."""
-    without_key = at.settings.model_copy(update={"colectiva_api_key": None})  # nothing is made of what is not there
     async with aiohttp.ClientSession() as http:
-        accounts = RegistryAccounts(at.database, at.connections, at.registry_vendors, http, at.clock, without_key)
-        account = await accounts.open()
-        yield await _registry_of_settings(at, http) if account is None else account.registry
+        registry = await _accounts(at, http).look()
+        if registry is None:
+            raise Misconfigured(_NO_CONNECTION)
+        yield registry
 
 
-async def _registry_of_settings(at: Installation, http: aiohttp.ClientSession) -> Registry:
-    key = at.settings.colectiva_api_key
-    vendor = at.registry_vendors[_SEEDED_VENDOR]
-    if key is None or any(found.vendor == vendor.name for found in await at.connections.summaries(None)):
-        raise Misconfigured(_NO_CONNECTION)
-    connection = Connection(
-        id=ConnectionId(uuid4()),
-        number=0,
-        organization_id=OrganizationId(uuid4()),
-        vendor=vendor.name,
-        base_url=at.settings.colectiva_url or vendor.default_base_url,
-        api_key=key.get_secret_value(),
-    )
-    return vendor.registry(connection, VendorHttp(http, budget_of(at.database, connection, at.clock)))
+def _accounts(at: Installation, http: aiohttp.ClientSession) -> RegistryAccounts:
+    return RegistryAccounts(at.database, at.connections, at.registry_vendors, http, at.clock, at.settings)
 
 
 async def _show_what_waits(at: Installation, asked: _Asked) -> None:

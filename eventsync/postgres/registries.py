@@ -31,6 +31,12 @@ async def find_registry(database: Database, vendors: Collection[str]) -> Connect
     return found
 
 
+async def has_connection(database: Database, vendor: str) -> bool:
+    """Tell whether there is, or was, a connection to `vendor`: a disabled one counts. Raises Transient."""
+    async with database.session() as session:
+        return bool(await session.fetchval(SQL.has_connection, vendor))
+
+
 @asynccontextmanager
 async def seeding_turn(database: Database, vendor: str) -> AsyncIterator[bool]:
     """Yield whether `vendor` has no connection at all; until the block ends, no other process is told so.

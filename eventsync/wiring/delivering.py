@@ -7,23 +7,24 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import aiohttp
 import structlog
 
 from eventsync.domain.clock import Clock
-from eventsync.domain.connections import Connection
+from eventsync.domain.connections import Connection, ConnectionId, OrganizationId
 from eventsync.postgres.budget import PostgresBudget
 from eventsync.postgres.database import Database
 from eventsync.postgres.outbound import OutboundQueue
-from eventsync.postgres.registries import find_registry, seeding_turn
+from eventsync.postgres.registries import find_registry, has_connection, seeding_turn
 from eventsync.postgres.tenants import Connections, NewConnection, Organization, Organizations
 from eventsync.settings import Settings
 from eventsync.stages.deliver import Deliverer, OpenRegistry, RegistryAccount
 from eventsync.stages.delivery_worker import DeliveryWorker
 from eventsync.telemetry import Metrics
 from eventsync.vendorkit.http import VendorHttp
-from eventsync.vendorkit.registry import RegistryVendor
+from eventsync.vendorkit.registry import Registry, RegistryVendor
 from eventsync.vendorkit.waiting import WaitingBudget
 from eventsync.vendors import registry_vendors
 from eventsync.wiring.accounts import budget_of
@@ -67,6 +68,30 @@ class RegistryAccounts:
         if not self._is_seeded:
             await seed_connection(self.database, self.connections, self.settings, self.clock)
             self._is_seeded = True
+        return await self._existing()
+
+    async def look(self) -> Registry | None:
+        """Open the account that would be sent to, be it the one that the settings would make; nothing is written.
+
+        Raises as `open` does.
+        """
+        account = await self._existing()
+        if account is not None:
+            return account.registry
+        if self.settings.colectiva_api_key is None or await has_connection(self.database, _SEEDED_VENDOR):
+            return None
+        vendor = self.vendors[_SEEDED_VENDOR]
+        connection = Connection(
+            id=ConnectionId(uuid4()),
+            number=0,
+            organization_id=OrganizationId(uuid4()),
+            vendor=vendor.name,
+            base_url=self.settings.colectiva_url or vendor.default_base_url,
+            api_key=self.settings.colectiva_api_key.get_secret_value(),
+        )
+        return self._account(connection).registry
+
+    async def _existing(self) -> RegistryAccount | None:
         connection_id = await find_registry(self.database, self.vendors)
         connection = None if connection_id is None else await self.connections.load_connection(connection_id)
         if connection is None or connection.disabled_at is not None:  # between the two readings
