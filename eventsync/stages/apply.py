@@ -20,7 +20,8 @@ from eventsync.domain.events import EventId, Outcome
 from eventsync.domain.merging import Merged
 from eventsync.domain.records import RecordKind
 from eventsync.domain.webhooks import WebhookContext, WebhookReading
-from eventsync.postgres.queue import Attempt, EventQueue, Finished, Parked, RefetchWork, finish, hand_to_refetch, park
+from eventsync.postgres.queue import EventQueue, finish, hand_to_refetch, park
+from eventsync.postgres.queue_values import Attempt, Finished, Parked, RefetchWork
 from eventsync.postgres.records import EventChange, RecordWriter
 from eventsync.stages.bus_link import BusLink
 from eventsync.stages.cancellation import finish_before_cancel

@@ -10,7 +10,8 @@ import structlog
 from eventsync.bus.wire import QueueName
 from eventsync.domain.clock import Clock
 from eventsync.domain.events import EventId
-from eventsync.postgres.queue import EventQueue, Parked
+from eventsync.postgres.queue import EventQueue
+from eventsync.postgres.queue_values import Parked
 from eventsync.stages.apply import MAX_ATTEMPTS, event_ids_in
 from eventsync.stages.bus_link import BusLink
 from eventsync.stages.holding import hold_while_away

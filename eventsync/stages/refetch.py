@@ -24,7 +24,8 @@ from eventsync.domain.events import EventId
 from eventsync.domain.merging import Merged
 from eventsync.domain.records import RecordKind
 from eventsync.domain.webhooks import WebhookReading
-from eventsync.postgres.queue import EventQueue, Finished, Parked, RefetchLease, covered_by_read, end_read, finish
+from eventsync.postgres.queue import EventQueue, covered_by_read, end_read, finish
+from eventsync.postgres.queue_values import Finished, Parked, RefetchLease
 from eventsync.postgres.record_rows import milliseconds
 from eventsync.postgres.records import EventChange, RecordWriter
 from eventsync.stages.apply import event_ids_in, finished_by

@@ -15,7 +15,8 @@ from eventsync.domain.clock import Clock
 from eventsync.domain.errors import Transient
 from eventsync.domain.events import Lane, WorkClass
 from eventsync.postgres.listener import Channel, Listener
-from eventsync.postgres.queue import Claimed, EventQueue, FlightWindow, claim_due, mark_published
+from eventsync.postgres.queue import EventQueue, claim_due, mark_published
+from eventsync.postgres.queue_values import Claimed, FlightWindow
 from eventsync.postgres.records import News, take_news
 from eventsync.stages.bus_link import BusLink
 from eventsync.telemetry import Metrics

@@ -13,7 +13,8 @@ from eventsync.domain.events import Lane, WorkClass
 from eventsync.postgres.database import Database
 from eventsync.postgres.listener import Listener
 from eventsync.postgres.migrations import check_schema
-from eventsync.postgres.queue import EventQueue, QueueMeasure
+from eventsync.postgres.queue import EventQueue
+from eventsync.postgres.queue_values import QueueMeasure
 from eventsync.postgres.retention import Retention
 from eventsync.supervisor import Supervisor
 from eventsync.telemetry import Metrics

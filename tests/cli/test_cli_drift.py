@@ -15,7 +15,7 @@ from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.runs import RunId
 from eventsync.postgres.database import Database
-from eventsync.postgres.queue import Parked
+from eventsync.postgres.queue_values import Parked
 from postgres.drifting import HOUR, MINUTE, NOW, SWEEP, Change, Drifting
 
 BOOKED = Change("a1", SWEEP - 5 * HOUR, "AppointmentCreated")

@@ -14,7 +14,8 @@ from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.events import EventId, EventSource, IncomingEvent, Outcome, new_event_id
 from eventsync.postgres.database import Database
-from eventsync.postgres.queue import EventQueue, Finished, finish
+from eventsync.postgres.queue import EventQueue, finish
+from eventsync.postgres.queue_values import Finished
 from eventsync.postgres.stored_events import StoredEvents
 from eventsync.stages.replay import Action, Replayer
 

@@ -16,7 +16,8 @@ from eventsync.domain.records import Appointment, AppointmentStatus, RecordKind,
 from eventsync.domain.runs import RunId
 from eventsync.postgres.database import Database
 from eventsync.postgres.drift import DriftFilter, DriftReport, record_findings
-from eventsync.postgres.queue import EventQueue, Finished, Parked, RefetchWork, finish, hand_to_refetch
+from eventsync.postgres.queue import EventQueue, finish, hand_to_refetch
+from eventsync.postgres.queue_values import Finished, Parked, RefetchWork
 from eventsync.postgres.records import EventChange, RecordWriter
 from eventsync.vendors.intakeq import VENDOR
 

@@ -18,7 +18,8 @@ from eventsync.domain.records import RecordKind
 from eventsync.domain.runs import RunId
 from eventsync.postgres.database import Database
 from eventsync.postgres.drift import DriftFilter
-from eventsync.postgres.queue import Finished, Parked, finish
+from eventsync.postgres.queue import finish
+from eventsync.postgres.queue_values import Finished, Parked
 from postgres.drifting import HOUR, MINUTE, NOW, SECOND, STARTS, SWEEP, Change, Drifting
 
 DAY = timedelta(days=1)

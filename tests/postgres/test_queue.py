@@ -22,18 +22,8 @@ from eventsync.domain.events import (
     received_at_of,
 )
 from eventsync.postgres.database import Database, Session
-from eventsync.postgres.queue import (
-    SQL,
-    EventQueue,
-    Finished,
-    FlightWindow,
-    Parked,
-    RefetchWork,
-    claim_due,
-    finish,
-    hand_to_refetch,
-    mark_published,
-)
+from eventsync.postgres.queue import SQL, EventQueue, claim_due, finish, hand_to_refetch, mark_published
+from eventsync.postgres.queue_values import Finished, FlightWindow, Parked, RefetchWork
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 APPLY = FlightWindow(WorkClass.APPLY, Lane.FRESH, 100)

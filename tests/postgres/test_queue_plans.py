@@ -21,7 +21,8 @@ import pytest
 
 from eventsync.domain.events import EventId, Outcome
 from eventsync.postgres.json_rows import json_rows
-from eventsync.postgres.queue import SQL, Finished, Parked, RefetchWork
+from eventsync.postgres.queue import SQL
+from eventsync.postgres.queue_values import Finished, Parked, RefetchWork
 from eventsync.postgres.record_rows import APPOINTMENTS, DOCUMENTS, PATIENTS
 from eventsync.postgres.records import SQL as RECORDS
 from servers.postgres import DatabaseServer

@@ -12,7 +12,8 @@ from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.events import EventId, EventSource, IncomingEvent, Outcome, new_event_id
 from eventsync.postgres.database import Database
-from eventsync.postgres.queue import EventQueue, Finished, Parked, finish
+from eventsync.postgres.queue import EventQueue, finish
+from eventsync.postgres.queue_values import Finished, Parked
 from eventsync.postgres.retention import Retention
 
 MONDAY = datetime(2031, 3, 3, tzinfo=UTC)  # the first moment of a week far from those that the migrations make

@@ -31,7 +31,8 @@ from eventsync.domain.records import (
 )
 from eventsync.postgres.database import Database
 from eventsync.postgres.explain import explain
-from eventsync.postgres.queue import EventQueue, Finished, Parked, finish
+from eventsync.postgres.queue import EventQueue, finish
+from eventsync.postgres.queue_values import Finished, Parked
 from eventsync.postgres.records import EventChange, RecordWriter
 from eventsync.postgres.search import SQL, EventFilter, EventSearch
 

@@ -10,7 +10,7 @@ from eventsync.domain.changes import EntityRef, RecordChange, Source
 from eventsync.domain.events import EventId
 from eventsync.domain.fields import Fields
 from eventsync.domain.records import RecordKind
-from eventsync.postgres.queue import RefetchLease
+from eventsync.postgres.queue_values import RefetchLease
 from eventsync.stages.refetch import Refetcher
 from eventsync.vendorkit.budget import Purpose
 from eventsync.vendors.intakeq.documents import deleted_document, intake_change, note_change

@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from eventsync.domain.events import EventId, Lane
-from eventsync.postgres.queue import RefetchWork, hand_to_refetch
+from eventsync.postgres.queue import hand_to_refetch
+from eventsync.postgres.queue_values import RefetchWork
 from stages.spine import RunningClock, Spine, queued
 
 TEST = {"EventType": "Test"}

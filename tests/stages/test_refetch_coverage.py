@@ -11,7 +11,7 @@ import asyncpg
 
 from eventsync.domain.errors import Transient
 from eventsync.domain.events import EventId, Lane
-from eventsync.postgres.queue import Parked
+from eventsync.postgres.queue_values import Parked
 from stages.note_reader import NoteReader, a_note_was_locked, at, leased, raising, refetcher_of
 from stages.spine import Spine, history_of, outcomes, queued, sample
 

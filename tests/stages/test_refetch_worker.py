@@ -18,7 +18,8 @@ from eventsync.crypto import Keyring
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.errors import Transient
 from eventsync.postgres.database import Database
-from eventsync.postgres.queue import EventQueue, RefetchLease
+from eventsync.postgres.queue import EventQueue
+from eventsync.postgres.queue_values import RefetchLease
 from eventsync.stages.refetch import RefetchWorker
 from servers.eventually import eventually
 from servers.proxy import TcpProxy

@@ -20,7 +20,8 @@ from eventsync.domain.connections import ConnectionId
 from eventsync.domain.errors import Transient
 from eventsync.domain.events import Lane, Outcome, WorkClass
 from eventsync.postgres.database import Database
-from eventsync.postgres.queue import Finished, FlightWindow, finish
+from eventsync.postgres.queue import finish
+from eventsync.postgres.queue_values import Finished, FlightWindow
 from servers.eventually import eventually
 from stages.spine import NOW, Spine, queued, take
 

@@ -10,7 +10,7 @@ import pytest
 
 from eventsync.domain.errors import Transient
 from eventsync.domain.events import Lane
-from eventsync.postgres.queue import Parked
+from eventsync.postgres.queue_values import Parked
 from eventsync.postgres.retention import Retention
 from eventsync.stages.upkeep import Upkeep
 from servers.eventually import eventually

@@ -22,7 +22,8 @@ from eventsync.postgres.access import AccessLog, ApiTokens, NewApiToken, Role
 from eventsync.postgres.affiliation_rows import AffiliationTerms
 from eventsync.postgres.affiliations import Affiliations
 from eventsync.postgres.database import Database
-from eventsync.postgres.queue import EventQueue, Finished, Parked, finish
+from eventsync.postgres.queue import EventQueue, finish
+from eventsync.postgres.queue_values import Finished, Parked
 from eventsync.postgres.records import EventChange, RecordWriter
 from eventsync.postgres.tenants import Connections, NewConnection, Organizations
 from eventsync.vendors import load_vendors

@@ -31,7 +31,8 @@ from eventsync.bus.wire import Delivery, Message, QueueName, encode
 from eventsync.domain.events import Lane, WorkClass
 from eventsync.postgres.database import Database
 from eventsync.postgres.listener import Listener
-from eventsync.postgres.queue import EventQueue, FlightWindow
+from eventsync.postgres.queue import EventQueue
+from eventsync.postgres.queue_values import FlightWindow
 from eventsync.postgres.records import RecordWriter
 from eventsync.postgres.tenants import Connections
 from eventsync.stages.apply import Applier, Consumer, event_ids_in

@@ -23,7 +23,8 @@ from eventsync.bus.wire import encode
 from eventsync.domain.events import Lane, WorkClass
 from eventsync.postgres.database import Database
 from eventsync.postgres.listener import Listener
-from eventsync.postgres.queue import Claimed, EventQueue, FlightWindow, claim_due, mark_published
+from eventsync.postgres.queue import EventQueue, claim_due, mark_published
+from eventsync.postgres.queue_values import Claimed, FlightWindow
 from eventsync.stages.bus_link import BusLink
 from eventsync.stages.relay import Relay
 from eventsync.telemetry import Metrics
