@@ -33,7 +33,8 @@ class _Sql:
     next_head: str
     hold_back: str
     lock_organization: str
-    last_accepted: str
+    last_reached: str
+    put_back: str
     supersede: str
     claim: str
     succeed: str
@@ -122,10 +123,12 @@ class OutboundQueue:
             row = await session.fetchrow(SQL.succeed, claim.item.id, claim.claim_id, now, remote_org_id)
             return await _ended(session, claim, row, now, http_status, None)
 
-    async def fail(self, claim: Claim, error: str, http_status: int | None, now: datetime) -> bool:
-        """End the item as failed. False where the claim has been lost."""
+    async def fail(
+        self, claim: Claim, error: str, http_status: int | None, now: datetime, *, may_have_arrived: bool = False
+    ) -> bool:
+        """End the item as failed, having been refused unless it `may_have_arrived`. False where the claim is lost."""
         async with self._database.transaction() as session:
-            row = await session.fetchrow(SQL.fail, claim.item.id, claim.claim_id, now, error)
+            row = await session.fetchrow(SQL.fail, claim.item.id, claim.claim_id, now, error, may_have_arrived)
             return await _ended(session, claim, row, now, http_status, error) is not None
 
     async def put_off(
@@ -141,7 +144,7 @@ class OutboundQueue:
         """Let the item wait for its next attempt (`until` None: at once). False where the claim has been lost."""
         async with self._database.transaction() as session:
             row = await session.fetchrow(
-                SQL.put_off, claim.item.id, claim.claim_id, until, error, 0 if is_counted else 1
+                SQL.put_off, claim.item.id, claim.claim_id, until, error, 0 if is_counted else 1, now
             )
             return await _ended(session, claim, row, now, http_status, error, is_counted=is_counted) is not None
 
@@ -213,7 +216,7 @@ async def _take(session: Session, now: datetime, leased_until: datetime) -> Clai
         item = _item(row)
         if item is not None:
             return Claim(item, claim_id, row["attempts"], now, superseded=chosen.superseded)
-        await session.execute(SQL.fail, chosen.id, claim_id, now, _UNREADABLE)
+        await session.execute(SQL.fail, chosen.id, claim_id, now, _UNREADABLE, False)
     return None
 
 
@@ -230,8 +233,8 @@ async def _choose(session: Session, now: datetime) -> _Choice | None:
         if not all(row["is_ours"] for row in waiting):
             busy.append(organization)
         elif outdated := await _outdated(session, organization, waiting):
-            ids, accepted_id = outdated
-            await session.execute(SQL.supersede, ids, accepted_id, now)
+            ids, reached_id = outdated
+            await session.execute(SQL.supersede, ids, reached_id, now)
         else:
             return await _collapse(session, waiting, now)
     return None
@@ -249,10 +252,17 @@ async def _next_head(session: Session, now: datetime, busy: Sequence[str]) -> An
 
 
 async def _outdated(session: Session, organization: str, waiting: Sequence[Any]) -> tuple[list[ItemId], ItemId] | None:
-    """Find what people put back although the other side has seen a later item, which is answered as well."""
-    accepted = await session.fetchrow(SQL.last_accepted, organization)
-    ids = [row["id"] for row in waiting if accepted is not None and row["position"] < accepted["position"]]
-    return (ids, accepted["id"]) if ids else None
+    """Find what people put back although the other side has seen a later item, or may have; that is answered as well.
+
+    Where the later one failed, nobody knows whether it arrived: it goes out anew in the place of the older ones.
+    """
+    reached = await session.fetchrow(SQL.last_reached, organization)
+    ids = [row["id"] for row in waiting if reached is not None and row["position"] < reached["position"]]
+    if not ids:
+        return None
+    if reached["is_failed"]:
+        await session.execute(SQL.put_back, reached["id"])
+    return ids, reached["id"]
 
 
 async def _collapse(session: Session, waiting: Sequence[Any], now: datetime) -> _Choice:

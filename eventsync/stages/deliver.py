@@ -197,8 +197,8 @@ class Deliverer:
         return created_at is not None
 
     async def _fail(self, claim: Claim, answer: Refused | Failed) -> bool:
-        error = _storable(answer.message)
-        return await hold_while_away(lambda: self._queue.fail(claim, error, answer.http_status, self._clock()))
+        fail = partial(self._queue.fail, claim, _storable(answer.message), answer.http_status)
+        return await hold_while_away(lambda: fail(self._clock(), may_have_arrived=isinstance(answer, Failed)))
 
     async def _try_later(self, claim: Claim, answer: Failed) -> tuple[bool, datetime | None]:
         if claim.attempts >= MAX_ATTEMPTS:

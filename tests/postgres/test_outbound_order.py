@@ -11,7 +11,7 @@ import pytest
 from eventsync.domain.connections import ConnectionId
 from eventsync.domain.deliveries import Action, ItemId
 from eventsync.postgres.database import Database
-from postgres.outbound_items import BACKOFF_S, OutboundItems
+from postgres.outbound_items import BACKOFF_S, LEASE, OutboundItems
 
 
 @pytest.fixture
@@ -77,7 +77,8 @@ async def test_what_was_held_up_goes_on_at_once_when_a_person_hastens_or_removes
 async def test_what_is_held_up_by_an_attempt_goes_on_when_it_ends_and_keeps_its_own_wait(items: OutboundItems) -> None:
     first = await refused(items)
     second = await items.put("deactivate")
-    await items.try_later(await items.take(second), 100)
+    until = items.now + timedelta(seconds=100)  # by an attempt that nobody looked at
+    await items.queue.put_off(await items.take(second), "HTTP 429", 429, items.now, until=until, is_counted=False)
     await items.retry(first)
     claim = await items.take(first)
     items.advance(seconds=10)
@@ -186,6 +187,61 @@ async def test_a_failed_item_put_back_while_later_ones_wait_goes_first(items: Ou
     await items.accept(await items.take(register))
     claim = await items.take(update)
     assert claim.item.action is Action.UPDATE
+
+
+async def fail_unheard(items: OutboundItems) -> None:
+    """Let the third attempt end without an answer: what was sent may have arrived."""
+    claim = await items.take()
+    assert await items.queue.fail(claim, "HTTP 503", 503, items.now, may_have_arrived=True)
+
+
+async def test_an_older_item_put_back_is_never_sent_after_a_later_one_that_may_have_arrived(
+    items: OutboundItems,
+) -> None:
+    old = await items.put()
+    await items.refuse(await items.take(old))
+    new = await items.put("update")
+    await items.try_later(await items.take(new))
+    await items.retry(old)
+    assert await items.claim() is None
+    assert (await items.row(old))["superseded_by"] == new
+    items.advance(seconds=BACKOFF_S)
+    assert (await items.take(new)).item.action == Action.REGISTER
+
+
+async def test_of_two_failures_put_back_the_later_goes_where_it_may_have_arrived(items: OutboundItems) -> None:
+    old, new = await items.put(), await items.put("deactivate")
+    await fail_unheard(items)
+    await fail_unheard(items)
+    await items.retry(old)
+    await items.retry(new)
+    await items.accept(await items.take(new))
+    assert (await items.row(old))["superseded_by"] == new
+    assert await items.claim() is None
+
+
+async def test_a_later_failure_that_may_have_arrived_goes_in_the_place_of_an_older_one_put_back(
+    items: OutboundItems,
+) -> None:
+    old, new = await items.put(), await items.put("deactivate")
+    await fail_unheard(items)
+    await fail_unheard(items)
+    await items.retry(old)
+    claim = await items.take(new)
+    assert claim.attempts == 1
+    assert (await items.row(old))["superseded_by"] == new
+
+
+async def test_a_dead_deliverers_item_may_have_arrived(items: OutboundItems) -> None:
+    old = await items.put()
+    await items.refuse(await items.take(old))
+    new = await items.put("update")
+    await items.take(new)
+    items.advance(seconds=LEASE.total_seconds() + 1)
+    await items.queue.return_stuck(items.now)
+    await items.retry(old)
+    await items.take(new)
+    assert (await items.row(old))["superseded_by"] == new
 
 
 async def test_an_item_put_back_while_a_later_one_is_on_its_way_waits_for_its_end(items: OutboundItems) -> None:

@@ -45,10 +45,12 @@ CREATE FUNCTION pg_temp.id_of(what int, n bigint) RETURNS uuid LANGUAGE sql
 """  # noqa: S608  # constants of this file
 _FILL = (
     """INSERT INTO ecosystem_sync_queue (id, entity_type, entity_id, ecosystem_org_id, action, payload, status,
-                                         attempts, created_at, processed_at, accepted_at, superseded_by)
+                                         attempts, created_at, processed_at, accepted_at, reached_at,
+                                         superseded_by)
     SELECT pg_temp.id_of(1, n), 'practice', pg_temp.id_of(1, n / 10), 'plenura_' || n / 10,
            CASE WHEN n % 10 = 0 THEN 'register' ELSE 'update' END, '{"organization_name": "Test Practice"}',
            'success', 1, $3::timestamptz - interval '9 days', $3::timestamptz - interval '8 days',
+           CASE WHEN n % 10 IN (0, 9) THEN $3::timestamptz - interval '8 days' END,
            CASE WHEN n % 10 IN (0, 9) THEN $3::timestamptz - interval '8 days' END,
            CASE WHEN n % 10 NOT IN (0, 9) THEN pg_temp.id_of(1, n / 10 * 10 + 9) END
     FROM generate_series($1::int * 10, $2::int * 10 - 1) n""",
@@ -158,13 +160,14 @@ HOT: Statements = {
     "next_head": (SQL.next_head, [NOW, []]),
     "next_head beside busy ones": (SQL.next_head, [NOW + timedelta(days=1), [BUSY, COLLAPSING]]),
     "lock_organization": (SQL.lock_organization, ["plenura_7"]),
-    "last_accepted": (SQL.last_accepted, ["plenura_7"]),
-    "last_accepted of none": (SQL.last_accepted, [CROWDED]),
+    "last_reached": (SQL.last_reached, ["plenura_7"]),
+    "last_reached of none": (SQL.last_reached, [CROWDED]),
+    "put_back": (SQL.put_back, [FLYING[0]]),
     "supersede": (SQL.supersede, [[LAST_DUE], FLYING[0], NOW]),
     "claim": (SQL.claim, [LAST_DUE, CLAIM, NOW, NOW, NOW]),
     "succeed": (SQL.succeed, [FLYING[0], CLAIM, NOW, "remote-1"]),
-    "fail": (SQL.fail, [FLYING[0], CLAIM, NOW, "HTTP 400"]),
-    "put_off": (SQL.put_off, [FLYING[0], CLAIM, NOW, "HTTP 503", 0]),
+    "fail": (SQL.fail, [FLYING[0], CLAIM, NOW, "HTTP 400", False]),
+    "put_off": (SQL.put_off, [FLYING[0], CLAIM, NOW, "HTTP 503", 0, NOW]),
     "note_attempt": (SQL.note_attempt, [FLYING[0], CLAIM, 1, True, NOW, NOW, 200, None]),
     "find_end": (SQL.find_end, [FLYING[0], CLAIM]),
     "pause": (SQL.pause, [CONNECTION, "HTTP 401", NOW, NOW]),

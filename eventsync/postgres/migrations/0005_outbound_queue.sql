@@ -39,6 +39,7 @@ ALTER TABLE ecosystem_sync_queue
     ADD COLUMN due_at          timestamptz NOT NULL
         GENERATED ALWAYS AS (greatest(coalesce(available_at, created_at), held_until)) STORED,
     ADD COLUMN accepted_at     timestamptz,  -- when the other side last took it, whatever became of the row since
+    ADD COLUMN reached_at      timestamptz,  -- when it last reached the other side, or may have: nothing older may follow
     ADD COLUMN claim_id        uuid,         -- the fence: who claimed last may end the attempt
     ADD COLUMN leased_until    timestamptz,
     ADD COLUMN idempotency_key uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -49,7 +50,9 @@ ALTER TABLE ecosystem_sync_queue
     ADD CONSTRAINT ecosystem_sync_queue_superseded CHECK (superseded_by IS NULL OR status = 'success');
 UPDATE ecosystem_sync_queue q
 SET position = o.position, waiting_since = q.created_at,
-    accepted_at = CASE WHEN q.status = 'success' THEN coalesce(q.processed_at, q.created_at) END
+    accepted_at = CASE WHEN q.status = 'success' THEN coalesce(q.processed_at, q.created_at) END,
+    reached_at = CASE WHEN q.status = 'success' THEN coalesce(q.processed_at, q.created_at)
+                      WHEN q.attempts > 0 THEN coalesce(q.last_attempt_at, q.created_at) END
 FROM (SELECT id, row_number() OVER (ORDER BY created_at, id) AS position FROM ecosystem_sync_queue) o
 WHERE o.id = q.id;
 ALTER TABLE ecosystem_sync_queue
@@ -67,6 +70,8 @@ CREATE INDEX ecosystem_sync_queue_unfinished ON ecosystem_sync_queue (ecosystem_
     WHERE status IN ('pending', 'processing');
 CREATE INDEX ecosystem_sync_queue_seen ON ecosystem_sync_queue (ecosystem_org_id, position)
     WHERE action = 'register' OR accepted_at IS NOT NULL;
+CREATE INDEX ecosystem_sync_queue_reached ON ecosystem_sync_queue (ecosystem_org_id, position)
+    WHERE reached_at IS NOT NULL;
 CREATE INDEX ecosystem_sync_queue_superseded_by ON ecosystem_sync_queue (superseded_by)
     WHERE superseded_by IS NOT NULL;
 CREATE INDEX ecosystem_sync_queue_of_entity ON ecosystem_sync_queue (entity_type, entity_id);
@@ -121,6 +126,7 @@ BEGIN
         NEW.superseded_by := NULL;
     ELSIF OLD.status <> 'success' AND NEW.superseded_by IS NULL THEN
         NEW.accepted_at := coalesce(NEW.processed_at, now());
+        NEW.reached_at := NEW.accepted_at;
     END IF;
     IF NEW.status <> 'processing' THEN
         NEW.claim_id := NULL;

@@ -76,11 +76,14 @@ FROM ecosystem_sync_queue q
 WHERE q.ecosystem_org_id = $1 AND q.status IN ('pending', 'processing')
 ORDER BY q.position;
 
--- name: last_accepted
--- The latest that the other side has seen of an organization, whatever people did with the row since.
-SELECT id, position FROM ecosystem_sync_queue
-WHERE ecosystem_org_id = $1 AND accepted_at IS NOT NULL
+-- name: last_reached
+-- The latest that the other side has seen of an organization, or may have, whatever people did with the row since.
+SELECT id, position, status = 'failed' AS is_failed FROM ecosystem_sync_queue
+WHERE ecosystem_org_id = $1 AND reached_at IS NOT NULL
 ORDER BY position DESC LIMIT 1;
+
+-- name: put_back
+UPDATE ecosystem_sync_queue SET status = 'pending', attempts = 0 WHERE id = $1 AND status = 'failed';
 
 -- name: supersede
 -- These items tell no news: item $2 has told it, or carries it as well.
@@ -96,7 +99,8 @@ UPDATE ecosystem_sync_queue q
 SET status = 'processing', attempts = attempts + 1, last_attempt_at = $3, claim_id = $2, leased_until = $4,
     available_at = NULL, held_until = NULL, waiting_since = least(q.waiting_since, $5),
     action = CASE WHEN q.action = 'update' AND (
-        SELECT e.status = 'failed' AND e.accepted_at IS NULL FROM ecosystem_sync_queue e
+        SELECT (e.status = 'failed' OR e.superseded_by IS NOT NULL) AND e.accepted_at IS NULL
+        FROM ecosystem_sync_queue e
         WHERE e.ecosystem_org_id = q.ecosystem_org_id AND e.position < q.position
           AND (e.action = 'register' OR e.accepted_at IS NOT NULL)
         ORDER BY e.position DESC LIMIT 1) THEN 'register' ELSE q.action END
@@ -105,14 +109,15 @@ RETURNING q.id, q.entity_type, q.ecosystem_org_id, q.action, q.payload, q.idempo
 
 -- name: succeed
 UPDATE ecosystem_sync_queue
-SET status = 'success', processed_at = $3, accepted_at = $3, remote_org_id = coalesce($4, remote_org_id),
+SET status = 'success', processed_at = $3, accepted_at = $3, reached_at = $3, remote_org_id = coalesce($4, remote_org_id),
     error_message = NULL, claim_id = NULL, leased_until = NULL
 WHERE id = $1 AND claim_id = $2 AND status = 'processing'
 RETURNING created_at;
 
 -- name: fail
 UPDATE ecosystem_sync_queue
-SET status = 'failed', processed_at = $3, error_message = $4, claim_id = NULL, leased_until = NULL
+SET status = 'failed', processed_at = $3, error_message = $4, claim_id = NULL, leased_until = NULL,
+    reached_at = CASE WHEN $5 THEN $3 ELSE reached_at END
 WHERE id = $1 AND claim_id = $2 AND status = 'processing'
 RETURNING created_at;
 
@@ -120,7 +125,7 @@ RETURNING created_at;
 -- `$5` says how many attempts to take back: one that was not looked at does not count.
 UPDATE ecosystem_sync_queue
 SET status = 'pending', available_at = $3, error_message = $4, attempts = greatest(attempts - $5, 0),
-    claim_id = NULL, leased_until = NULL
+    claim_id = NULL, leased_until = NULL, reached_at = CASE WHEN $5 = 0 THEN $6 ELSE reached_at END
 WHERE id = $1 AND claim_id = $2 AND status = 'processing'
 RETURNING created_at;
 
@@ -154,7 +159,7 @@ FOR NO KEY UPDATE SKIP LOCKED;
 UPDATE ecosystem_sync_queue
 SET status = CASE WHEN attempts >= $3 THEN 'failed' ELSE 'pending' END,
     processed_at = CASE WHEN attempts >= $3 THEN $2::timestamptz END,
-    error_message = $4, claim_id = NULL, leased_until = NULL
+    error_message = $4, claim_id = NULL, leased_until = NULL, reached_at = $2
 WHERE id IN (SELECT unnest($1::uuid[])) AND status = 'processing';
 
 -- name: next_due
@@ -176,7 +181,7 @@ CROSS JOIN LATERAL (
     SELECT q.position, q.action, q.available_at FROM ecosystem_sync_queue q
     WHERE q.ecosystem_org_id = h.ecosystem_org_id AND q.status = 'pending' AND q.position >= coalesce((
         SELECT a.position FROM ecosystem_sync_queue a
-        WHERE a.ecosystem_org_id = h.ecosystem_org_id AND a.accepted_at IS NOT NULL
+        WHERE a.ecosystem_org_id = h.ecosystem_org_id AND a.reached_at IS NOT NULL
         ORDER BY a.position DESC LIMIT 1), 0)
     ORDER BY q.position LIMIT 1) f
 CROSS JOIN LATERAL (
