@@ -31,6 +31,7 @@ class World:
     flying: list[Claim] = field(default_factory=list)
     taken: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     counted: Counter[UUID] = field(default_factory=Counter)
+    reached: set[UUID] = field(default_factory=set)  # what the other side took, or may have taken
 
     async def rows(self) -> list[dict[str, Any]]:
         rows = await self.items.database.fetch("SELECT * FROM ecosystem_sync_queue ORDER BY position")
@@ -38,7 +39,8 @@ class World:
 
     async def claim(self) -> Claim | None:
         """Take an item; it must be one that may be sent now, and there must be none where none is given."""
-        may_go = self.may_go(await self.rows())
+        before = await self.rows()
+        may_go = self.may_go(before)
         claim = await self.items.claim()
         if claim is None:
             assert not may_go
@@ -46,6 +48,10 @@ class World:
         rows = {row["id"]: row for row in await self.rows()}
         assert claim.item.ecosystem_org_id in may_go
         assert all(rows[each]["superseded_by"] == claim.item.id for each in claim.superseded)
+        of_it = [row for row in before if row["ecosystem_org_id"] == claim.item.ecosystem_org_id]
+        assert rows[claim.item.id]["position"] >= self.last_reached(of_it)
+        if any(row["id"] == claim.item.id and row["status"] == "failed" for row in before):
+            self.counted[claim.item.id] = 0  # it goes anew, in the place of an older one
         self.counted[claim.item.id] += 1
         assert claim.attempts == self.counted[claim.item.id] <= MAX_ATTEMPTS
         self.flying.append(claim)
@@ -57,11 +63,23 @@ class World:
         for name in {row["ecosystem_org_id"] for row in rows}:
             of_it = [row for row in rows if row["ecosystem_org_id"] == name]
             waiting = [row for row in of_it if row["status"] == "pending"]
-            while waiting and self.is_due(waiting[0]) and waiting[0]["position"] < max(self.taken[name], default=0):
-                waiting.pop(0)
+            reached = self.last_reached(of_it)
+            if waiting and self.is_due(waiting[0]) and waiting[0]["position"] < reached:
+                anew = [row for row in of_it if row["position"] == reached and row["status"] == "failed"]
+                waiting = [*anew, *(row for row in waiting if row["position"] >= reached)]
             if waiting and self.is_due(waiting[0]) and all(row["status"] != "processing" for row in of_it):
                 found.add(name)
         return found
+
+    def last_reached(self, of_it: list[dict[str, Any]]) -> int:
+        return max((row["position"] for row in of_it if row["id"] in self.reached), default=0)
+
+    async def give_up_flights(self, do: Awaitable[object]) -> None:
+        """Let something happen to what is on its way: nobody knows what became of it there."""
+        flying = [row["id"] for row in await self.rows() if row["status"] == "processing"]
+        await do
+        now = {row["id"]: row["status"] for row in await self.rows()}
+        self.reached.update(each for each in flying if now.get(each) in ("pending", "failed"))
 
     def is_due(self, row: dict[str, Any]) -> bool:
         return row["available_at"] is None or row["available_at"] <= self.items.now
@@ -73,10 +91,14 @@ class World:
         )
         if how == "accept" and await self.items.accept(claim):
             self.taken[claim.item.ecosystem_org_id].append(position)
-        elif how == "refuse" or (how == "fail" and claim.attempts >= MAX_ATTEMPTS):
+            self.reached.add(claim.item.id)
+        elif how == "refuse":
             await self.items.refuse(claim)
-        elif how == "fail":
-            await self.items.try_later(claim, BACKOFF_S * claim.attempts)
+        elif how == "fail" and claim.attempts >= MAX_ATTEMPTS:
+            if await self.items.queue.fail(claim, "HTTP 503", 503, self.items.now, may_have_arrived=True):
+                self.reached.add(claim.item.id)
+        elif how == "fail" and await self.items.try_later(claim, BACKOFF_S * claim.attempts):
+            self.reached.add(claim.item.id)
         elif how == "defer":
             at = self.items.now
             if await self.items.queue.put_off(claim, "HTTP 429", 429, at, until=at, is_counted=False):
@@ -86,7 +108,7 @@ class World:
         """Let a person do something to some item; one that waits then has an attempt left."""
         if rows := await self.rows():
             item_id = rows[number % len(rows)]["id"]
-            await self.items.database.execute(sql, item_id)
+            await self.give_up_flights(self.items.database.execute(sql, item_id))
             if any(row["id"] == item_id and row["status"] == "pending" for row in await self.rows()):
                 self.counted[item_id] = min(self.counted[item_id], MAX_ATTEMPTS - 1)
 
@@ -133,13 +155,13 @@ async def die(world: World, number: int) -> None:
 
 
 async def rescue(world: World, _: int) -> None:
-    await world.items.queue.return_stuck(world.items.now)
+    await world.give_up_flights(world.items.queue.return_stuck(world.items.now))
 
 
 async def reset(world: World, _: int) -> None:
     """Put back all that is on its way: by PostgreSQL's clock all of it is old."""
     on_its_way = [row["id"] for row in await world.rows() if row["status"] == "processing"]
-    await world.items.database.execute(RESET_STUCK)
+    await world.give_up_flights(world.items.database.execute(RESET_STUCK))
     for item_id in on_its_way:
         world.counted[item_id] = min(world.counted[item_id], MAX_ATTEMPTS - 1)
 
@@ -147,7 +169,7 @@ async def reset(world: World, _: int) -> None:
 async def retry(world: World, number: int) -> None:
     if rows := await world.rows():
         item_id = rows[number % len(rows)]["id"]
-        await world.items.retry(item_id)
+        await world.give_up_flights(world.items.retry(item_id))
         world.counted[item_id] = 0
 
 
@@ -185,7 +207,7 @@ async def work_off(world: World) -> None:
         await world.end(flying, "accept")
     world.flying.clear()
     world.items.advance(seconds=3600)
-    await world.items.queue.return_stuck(world.items.now)
+    await rescue(world, 0)
     while (claim := await world.claim()) is not None:
         await world.end(claim, "accept")
         await world.check()

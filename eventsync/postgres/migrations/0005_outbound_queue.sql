@@ -128,6 +128,9 @@ BEGIN
         NEW.accepted_at := coalesce(NEW.processed_at, now());
         NEW.reached_at := NEW.accepted_at;
     END IF;
+    IF OLD.status = 'processing' AND NEW.status = 'pending' THEN
+        NEW.reached_at := now();  -- whatever the attempt that is given up has brought about
+    END IF;
     IF NEW.status <> 'processing' THEN
         NEW.claim_id := NULL;
         NEW.leased_until := NULL;
